@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastcore.basics import patch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -83,7 +84,7 @@ def check_encoder(
 
 # %% ../nbs/core.ipynb #0edc77f0
 def builds(fn):
-    "Let each encoder that `fn` makes carry `architecture` and `arguments`, to build it again"
+    "Let each encoder that `fn` makes carry its `architecture` and `arguments`"
     signature = inspect.signature(fn)
 
     @functools.wraps(fn)
@@ -131,16 +132,18 @@ def local_seed(*parts: int):
 
 # %% ../nbs/core.ipynb #f2a5e2fd
 def get_device(
-    name: str | torch.device | None = None,  # 'cpu', 'cuda:1', 'mps'; None: the best there is
+    name: str | torch.device | None = None,  # 'cpu', 'cuda:1', 'mps'; None: the best
 ) -> torch.device:
-    "The one place where a device is chosen: as named, else CUDA, else Apple's, else CPU"
+    "The one place where a device is chosen: as named, else CUDA, Apple's, CPU"
     if name is not None:
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as e:
-            raise ReplearnError(f'There is no device {str(name)!r} on this machine') from e
-    if torch.cuda.is_available():
-        return torch.device('cuda', torch.cuda.current_device())
+            msg = f'There is no device {str(name)!r} on this machine'
+            raise ReplearnError(msg) from e
+    if torch.cuda.is_available():  # one GPU a process under torchrun
+        rank = os.environ.get('LOCAL_RANK', torch.cuda.current_device())
+        return torch.device('cuda', int(rank))
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../nbs/core.ipynb #7df68863
@@ -165,7 +168,7 @@ def keep_memory(
 def atomic_path(
     path: str | Path,  # where the file shall stand
 ) -> Iterator[Path]:  # where to write it meanwhile
-    "A path to write to, moved to `path` in one step when the block ends without an error"
+    "A path to write to, moved to `path` in one step when the block ends well"
     path = Path(path)
     with one_sentence(f'write {path}'):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +191,7 @@ def atomic_path(
 def one_sentence(
     doing: str,  # what is tried, e.g. 'write runs/report.json'
 ):
-    "Turn the system's refusal (no space, no permission, no folder) into a `ReplearnError`"
+    "Turn the system's refusal (no space, no permission) into a `ReplearnError`"
     try:
         yield
     except OSError as e:
@@ -220,6 +223,8 @@ def run_folder(
     "Make a run's folder, and hold it against a second run until the block ends"
     folder = Path(out or Path('runs')/f'{recipe}-{time.strftime("%Y%m%d-%H%M%S")}')
     mark = folder/'running'
+    if (folder/'report.json').exists():
+        raise ReplearnError(f'{folder} holds a finished run: name another folder')
     with one_sentence(f'use the folder {folder}'):
         folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -229,13 +234,18 @@ def run_folder(
                 break
             except FileExistsError:
                 if _alive(mark):
-                    msg = f'Another run is writing to {folder}: name a folder with --out'
-                    raise ReplearnError(msg) from None
+                    raise ReplearnError(f'Another run is writing to {folder}: '
+                                        'name a folder with --out') from None
                 mark.unlink(missing_ok=True)  # left by a run that was killed
     try:
         yield folder
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(f'Stopped. To go on, give the same command with '
+                                f'--out {folder}') from e
     finally:
         mark.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing came of it
 
 # %% ../nbs/core.ipynb #0d2d6f8d
 def _alive(mark: Path) -> bool:
@@ -263,17 +273,11 @@ class track:
         self.is_bar = self.console.is_terminal or _has_widgets(self.console)
 
     def __enter__(self):
-        if self.is_bar:
-            self.bar = Progress(
-                TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-                TimeRemainingColumn(), TextColumn('{task.fields[info]}'),
-                console=self.console, transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task(self.what, total=self.total, info='')
+        self.bar = None
         return self
 
     def __exit__(self, *exc):
-        if self.is_bar:
+        if self.bar:
             self.bar.stop()
 
 # %% ../nbs/core.ipynb #ef622f52
@@ -288,18 +292,32 @@ def importable(package: str) -> bool:
     return find_spec(package) is not None
 
 # %% ../nbs/core.ipynb #cab68d76
-def _update(self: track, n: int = 1, **info):
+@patch
+def _start(self: track):
+    "Draw the bar"
+    self.bar = Progress(
+        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn('{task.fields[info]}'),
+        console=self.console, transient=True)
+    self.bar.start()
+    self.task = self.bar.add_task(self.what, total=self.total, info='')
+
+
+@patch
+def update(self: track, n: int = 1, **info):
     "Count `n` more steps; `info` holds numbers, or functions that give them"
     self.done += n
     now, last = time.monotonic(), self.done >= self.total
     tenth = (self.done * 10 // self.total) > ((self.done - n) * 10 // self.total)
-    show = (now - self.last > .2 or last) if self.is_bar else (
-        tenth and (now - self.shown > 5 or last))
-    if not show:
+    wait = .2 if self.bar else 1  # short work needs no bar
+    if not (now - self.last > wait if self.is_bar else
+            tenth and (now - self.shown > 5 or last)):
         return
     self.last = now
     text = '  '.join(f'{k} {_number(v)}' for k, v in info.items())
     if self.is_bar:
+        if not self.bar:
+            self._start()
         self.bar.update(self.task, completed=self.done, info=text)
     else:
         self.shown = now
@@ -310,9 +328,6 @@ def _update(self: track, n: int = 1, **info):
 def _number(v) -> str:
     v = v() if callable(v) else v
     return f'{float(v):.3f}' if not isinstance(v, str | int) else str(v)
-
-
-track.update = _update
 
 # %% ../nbs/core.ipynb #99b078f3
 class TensorDL(DataLoader):
@@ -338,7 +353,8 @@ class TensorDL(DataLoader):
                          drop_last=drop_last, device=device, **kwargs)
 
     def get_idxs(self):
-        n, g = len(self.dataset), torch.Generator().manual_seed(self.rng.getrandbits(63))
+        n, seed = len(self.dataset), self.rng.getrandbits(63)
+        g = torch.Generator().manual_seed(seed)
         self.idxs = torch.randperm(n, generator=g) if self.shuffle else torch.arange(n)
         return self.idxs
 

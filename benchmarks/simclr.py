@@ -1,0 +1,218 @@
+"""SimCLR beside lightly: images a second, and accuracy on CIFAR-10
+
+    python benchmarks/simclr.py speed [--precision bf16] [--out RESULT.json]
+    python benchmarks/simclr.py accuracy [--peer-epochs 20] [--out RESULT.json]
+
+Speed: same encoder (ResNet-18, CIFAR stem), batch, views and precision, in turns in one
+process; and the floor: forward, backward and step alone, on a batch that stays.
+"""
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from operator import truediv
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from lightly.loss import NTXentLoss
+from lightly.models.modules import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from lightly.utils.lars import LARS as PeerLARS
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls, write_json
+from replearn_nb.data.images import cifar10
+from replearn_nb.encoders.convnets import resnet18
+from replearn_nb.pretext.base import pretrain
+from replearn_nb.pretext.optim import LARS
+from replearn_nb.pretext.simclr import projection_head, simclr_learner
+from replearn_nb.recipes.simclr import run, settings
+from replearn_nb.transfer.probes import knn_accuracy
+from replearn_nb.transfer.report import device_name, versions
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Device = Annotated[str | None, typer.Option(help='None: the best there is')]
+Out = Annotated[str | None, typer.Option(help='a JSON file to write')]
+
+
+class Photos(torch.utils.data.Dataset):
+    "uint8 images as PIL images through the peer's transform, as its users have them"
+    def __init__(self, x):
+        self.x, self.views = x, SimCLRTransform(
+            input_size=32, cj_strength=.5, gaussian_blur=0., normalize=None)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.views(Image.fromarray(self.x[i].permute(1, 2, 0).numpy()))
+
+
+def autocast(device, precision):
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16')
+
+
+def new_encoder(device):
+    with local_seed(0):
+        encoder = resnet18(cifar_stem=True).to(device)
+    on_gpu = device.type == 'cuda'
+    return encoder.to(memory_format=torch.channels_last) if on_gpu else encoder
+
+
+def ours(x, bs, device, precision, epochs=1, lr=.1):
+    "Train with replearn_nb"
+    learn = simclr_learner(
+        tensor_dls((x,), (x[:bs],), bs, device), new_encoder(device),
+        precision=precision, channels_last=device.type == 'cuda', progress=False)
+
+    def train():
+        pretrain(learn, epochs, lr, warmup=.1)
+        return epochs * len(learn.dls.train)
+    return train, learn.model.encoder
+
+
+def peer(x, bs, device, precision, epochs=1, lr=.1):
+    "Train with lightly, as its own examples do"
+    encoder = new_encoder(device)
+    head = SimCLRProjectionHead(512, 512, 128).to(device)
+    model, loss = nn.Sequential(encoder, head), NTXentLoss(temperature=.5)
+    opt = PeerLARS(model.parameters(), lr=lr, momentum=.9, weight_decay=1e-6)
+    loader = torch.utils.data.DataLoader(
+        Photos(x), bs, shuffle=True, drop_last=True, num_workers=os.cpu_count(),
+        persistent_workers=True, pin_memory=device.type == 'cuda')
+
+    def train():
+        for _ in range(epochs):
+            for v0, v1 in loader:
+                v0, v1 = (v.to(device, non_blocking=True) for v in (v0, v1))
+                with autocast(device, precision):
+                    value = loss(model(v0), model(v1))
+                opt.zero_grad()
+                value.backward()
+                opt.step()
+        return epochs * len(loader)
+    return train, encoder
+
+
+def floor(x, bs, device, precision, steps):
+    "Forward, backward and step, on views that are there already"
+    encoder = new_encoder(device)
+    model = nn.Sequential(encoder, projection_head(512)).to(device)
+    opt = LARS(model.parameters(), lr=.1)
+    views = torch.rand(2 * bs, 3, 32, 32, device=device)
+    if device.type == 'cuda':
+        views = views.contiguous(memory_format=torch.channels_last)
+    target = torch.arange(2 * bs, device=device).roll(bs)
+
+    def train():
+        keep_memory(device.type == 'cpu')
+        for _ in range(steps):
+            with autocast(device, precision):
+                z = F.normalize(model(views).float(), dim=1)
+                value = F.cross_entropy(z @ z.T / .5, target)
+            opt.zero_grad()
+            value.backward()
+            opt.step()
+        keep_memory(False)
+        return steps
+    return train
+
+
+def timed(train, bs, device):
+    "Images a second"
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    steps = train()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    return steps * bs / (time.perf_counter() - start)
+
+
+def write(out, started, **facts):
+    "The JSON of a measurement: what, on what, how long"
+    facts |= dict(
+        command=shlex.join(['python', *sys.argv]), cores=os.cpu_count(), seed=0,
+        minutes=round((time.perf_counter() - started) / 60, 2),
+        versions=versions() | {'lightly': version('lightly')})
+    if out:
+        write_json(out, facts)
+    else:
+        print(json.dumps(facts, indent=1))
+
+
+@app.command()
+def speed(
+    bs: int = 0, steps: int = 0, rounds: int = 5, precision: str = 'fp32',
+    device: Device = None, out: Out = None,
+):
+    "Images a second of ours, lightly and the floor, in turns; medians and ratios"
+    started, device = time.perf_counter(), get_device(device)
+    on_gpu = device.type == 'cuda'
+    bs, steps = bs or (512 if on_gpu else 64), steps or (60 if on_gpu else 6)
+    with local_seed(0):
+        x = torch.randint(0, 256, (bs * steps, 3, 32, 32), dtype=torch.uint8)
+    torch.backends.cudnn.benchmark = True
+    runs = dict(ours=ours(x, bs, device, precision)[0],
+                lightly=peer(x, bs, device, precision)[0],
+                floor=floor(x, bs, device, precision, steps))
+    rates = {k: [] for k in runs}
+    for train in runs.values():  # warm up, and start the workers
+        timed(train, bs, device)
+    for i in range(rounds):
+        for k in list(runs)[i % 3:] + list(runs)[:i % 3]:
+            rates[k].append(timed(runs[k], bs, device))
+    median = {k: statistics.median(v) for k, v in rates.items()}
+    ratios = {k: statistics.median(map(truediv, rates['ours'], rates[k]))
+              for k in ('lightly', 'floor')}
+    table = Table('method', 'images/s', 'ours / it')
+    for k, v in median.items():
+        table.add_row(k, f'{v:.1f}', f'{ratios[k]:.2f}' if k in ratios else '')
+    Console().print(table)
+    write(out, started, benchmark='simclr speed', device=device_name(device), batch=bs,
+          steps=steps, rounds=rounds, precision=precision,
+          images_per_second={k: round(v, 1) for k, v in median.items()},
+          all_rounds={k: [round(o, 1) for o in v] for k, v in rates.items()},
+          ours_to_lightly=round(ratios['lightly'], 3),
+          ours_to_floor=round(ratios['floor'], 3))
+
+
+@app.command()
+def accuracy(
+    epochs: int = 200, peer_epochs: int = 0, folder: str = 'runs/cifar10',
+    device: Device = None, out: Out = None,
+):
+    "CIFAR-10 at `full`: k-NN and linear accuracy; and lightly's k-NN on the same files"
+    started, device = time.perf_counter(), get_device(device)
+    report = run('full', folder, epochs=epochs, device=str(device))
+    facts = dict(ours=report.headline, seconds=report.seconds, epochs=epochs,
+                 settings=settings('full', epochs=epochs))
+    if peer_epochs:
+        splits, cfg = cifar10(), settings('full')
+        (x, _), (train_x, train_y), (test_x, test_y) = map(
+            splits.part, ('unlabelled', 'train', 'test'))
+        begin = time.perf_counter()
+        train, encoder = peer(x, cfg['bs'], device, cfg['precision'], peer_epochs)
+        train()
+        seconds = time.perf_counter() - begin
+        encoder.eval()
+        with torch.no_grad():
+            f, q = (torch.cat([encoder(b.to(device).float() / 255)
+                               for b in t.split(1000)]) for t in (train_x, test_x))
+        facts['lightly'] = dict(
+            epochs=peer_epochs, seconds=round(seconds, 1),
+            knn_all_labels=round(knn_accuracy(f, train_y, q, test_y), 4))
+    write(out, started, benchmark='simclr accuracy', device=device_name(device),
+          data='cifar10 (JPEG)', **facts)
+
+
+if __name__ == '__main__':
+    app()

@@ -1,0 +1,26 @@
+import importlib.util
+from pathlib import Path
+
+from nbdev.config import get_config
+
+cfg = get_config()
+project, author = cfg.lib_name, cfg.author
+copyright = cfg.copyright
+extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design']
+nb_execution_mode = 'off'
+nb_render_markdown_format = 'myst'
+nb_merge_streams = True
+myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
+myst_heading_anchors = 4
+suppress_warnings = ['myst.xref_missing']
+html_theme = 'sphinx_book_theme'
+html_title = cfg.title
+mathjax = importlib.util.find_spec('sphinx-mathjax-offline').origin
+html_static_path = [str(Path(mathjax).parent/'static'/'mathjax'/'tex-svg.js')]
+mathjax_path = 'tex-svg.js'  # served by the site itself
+html_theme_options = dict(
+    repository_url=cfg.git_url, repository_branch=cfg.branch, path_to_docs='nbs',
+    use_repository_button=True, use_download_button=False, show_navbar_depth=2,
+    launch_buttons=dict(colab_url='https://colab.research.google.com'),
+    home_page_in_toc=True)
+html_show_sourcelink = False

@@ -1,0 +1,191 @@
+"Representations: round trips, the hub, faults"
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hub import hub
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.data.images import ImagePreprocessing
+from replearn_nb.encoders.convnets import resnet18, small_convnet
+from replearn_nb.representation import CARD, WEIGHTS, Representation
+
+@pytest.fixture
+def images():
+    with local_seed(0):
+        return torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8)
+
+
+@pytest.fixture
+def rep(images):
+    with local_seed(1):
+        encoder = small_convnet(3, 8)
+        encoder(torch.randn(64, 3, 16, 16))  # batch norms that are not trivial
+    return Representation(encoder, ImagePreprocessing.fit(images),
+                          dict(pretext=dict(name='simclr')))
+
+
+def embed(rep, items, **kwargs):
+    return rep.embed(items, device='cpu', **kwargs)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: small_convnet(3, 4), lambda: resnet18(cifar_stem=True)])
+def test_round_trip_is_equal_to_the_bit(make, images, tmp_path):
+    with local_seed(2):
+        rep = Representation(make(), ImagePreprocessing.fit(images))
+    rep.save(tmp_path/'r')
+    again = Representation.load(tmp_path/'r')
+    a, b = rep.encoder.state_dict(), again.encoder.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+    assert again.preprocessing == rep.preprocessing
+    assert np.array_equal(embed(rep, images), embed(again, images))
+    # saved again, the files are the same
+    again.save(tmp_path/'s')
+    for name in CARD, WEIGHTS:
+        assert (tmp_path/'r'/name).read_bytes() == (tmp_path/'s'/name).read_bytes()
+
+
+def test_every_kind_of_item_gives_the_same_vector(rep, images, tmp_path):
+    for i, x in enumerate(images):
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path/f'{i:02}.png')
+    files = sorted(tmp_path.iterdir())
+    want = embed(rep, images)
+    pil = [Image.open(f) for f in files]
+    kinds = [images.numpy(), images.permute(0, 2, 3, 1).numpy(), images.float() / 255,
+             pil, files, [str(f) for f in files], tmp_path, str(tmp_path), list(images)]
+    for items in kinds:
+        for bs in 1, 7, 256:
+            np.testing.assert_allclose(embed(rep, items, bs=bs), want, atol=1e-5)
+    np.testing.assert_allclose(embed(rep, pil[0]), want[:1], atol=1e-5)
+    assert want.dtype == np.float32 and want.shape == (20, rep.encoder.num_features)
+
+
+def test_damaged_files_are_left_out_and_named(rep, images, tmp_path):
+    for i, x in enumerate(images[:3]):
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path/f'{i}.png')
+    whole = (tmp_path/'1.png').read_bytes()
+    (tmp_path/'1.png').write_bytes(whole[:len(whole) // 2])
+    names, skipped = [], []
+    v = embed(rep, tmp_path, names=names, skipped=skipped)
+    assert names == ['0.png', '2.png'] and [n for n, _ in skipped] == ['1.png']
+    np.testing.assert_allclose(v, embed(rep, images[[0, 2]]), atol=1e-5)
+    for f in tmp_path.iterdir():
+        f.write_bytes(b'no image')
+    with pytest.raises(ReplearnError, match='None of 3 images can be read'):
+        embed(rep, tmp_path)
+
+
+def test_somebodys_own_encoder(images, tmp_path):
+    class Mean(nn.Module):
+        num_features = 3
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x.mean((2, 3)) * self.scale
+
+    Representation(Mean(), ImagePreprocessing.fit(images)).save(tmp_path/'r')
+    with pytest.raises(ReplearnError, match="somebody's own: give it as `encoder`"):
+        Representation.load(tmp_path/'r')
+    assert Representation.load(tmp_path/'r', encoder=Mean()).encoder.num_features == 3
+
+
+def test_a_folder_with_other_files_is_left_alone(rep, tmp_path):
+    (tmp_path/'r').mkdir()
+    (tmp_path/'r'/'thesis.txt').write_text('years of work')
+    with pytest.raises(ReplearnError, match='holds other files'):
+        rep.save(tmp_path/'r')
+    assert (tmp_path/'r'/'thesis.txt').read_text() == 'years of work'
+    assert [p.name for p in tmp_path.iterdir()] == ['r']
+
+
+def test_no_code_runs_from_a_card(rep, tmp_path):
+    rep.save(tmp_path/'r')
+    card = json.loads((tmp_path/'r'/CARD).read_text())
+    for name in 'os.system', 'convnets.nn.Linear', 'convnets.torch', '', None, 3:
+        (tmp_path/'r'/CARD).write_text(json.dumps(card | dict(
+            architecture=name or 'x', arguments={})))
+        with pytest.raises(ReplearnError, match='none that this replearn_nb can build'):
+            Representation.load(tmp_path/'r')
+
+
+def test_weights_of_other_shapes_are_refused(rep, tmp_path):
+    rep.save(tmp_path/'r')
+    state = rep.encoder.state_dict()
+    first = next(iter(state))
+    save_file(state | {first: torch.zeros(3)}, tmp_path/'r'/WEIGHTS)
+    from replearn_nb.representation import sha256
+    card = json.loads((tmp_path/'r'/CARD).read_text())
+    (tmp_path/'r'/CARD).write_text(json.dumps(
+        card | {'sha256': sha256(tmp_path/'r'/WEIGHTS)}))
+    with pytest.raises(ReplearnError, match='does not fit the architecture'):
+        Representation.load(tmp_path/'r')
+
+
+def in_process(code: str, **env):
+    "Run a program with another environment; its output"
+    env = os.environ | {k: str(v) for k, v in env.items()}
+    p = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env, text=True,
+                       capture_output=True, cwd=Path(__file__).parent, timeout=120)
+    assert p.returncode == 0, p.stderr[-2000:]
+    return p.stdout
+
+
+def test_hub(rep, images, tmp_path):
+    "Push, load from elsewhere, load again without a network, and what can go wrong"
+    rep.save(tmp_path/'r')
+    np.save(tmp_path/'x.npy', images.numpy())
+    np.save(tmp_path/'want.npy', embed(rep, images))
+    use = f'''
+import numpy as np
+from replearn_nb.representation import Representation as R
+def same(r):
+    v = r.embed(np.load({str(tmp_path/'x.npy')!r}), device='cpu')
+    assert np.array_equal(v, np.load({str(tmp_path/'want.npy')!r}))
+def sentence(f):
+    try: f()
+    except Exception as e: return type(e).__name__ + ': ' + str(e)
+'''
+    with hub() as (address, repos):
+        env = dict(HF_ENDPOINT=address, HF_HOME=tmp_path/'home', HF_TOKEN='hf_x')
+        out = in_process(use + f'''
+R.load({str(tmp_path/'r')!r}).push_to_hub('ada/digits')
+same(R.load('ada/digits'))
+print(sentence(lambda: R.load('ada/nothing')))
+''', **env)
+        assert set(repos['ada/digits']) >= {CARD, WEIGHTS, 'README.md'}
+        assert repos['ada/digits'][WEIGHTS] == (tmp_path/'r'/WEIGHTS).read_bytes()
+        assert "Representation.load('ada/digits')" in repos[
+            'ada/digits']['README.md'].decode()
+        assert 'ReplearnError: There is no folder' in out and 'hub gave none' in out
+    out = in_process(use + '''
+same(R.load('ada/digits'))  # from the cache
+print(sentence(lambda: R.load('ada/other')))
+print(sentence(lambda: R.load('ada/digits').push_to_hub('ada/again')))
+''', **env)
+    lines = out.strip().splitlines()
+    assert len(lines) == 2 and lines[0].startswith('ReplearnError: There is no folder')
+    assert lines[1].startswith("ReplearnError: Can't push to ada/again")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root may write anywhere')
+def test_read_only_folder(rep, tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with pytest.raises(ReplearnError, match='Permission denied'):
+            rep.save(tmp_path/'r')
+    finally:
+        tmp_path.chmod(stat.S_IRWXU)
