@@ -170,7 +170,7 @@ def init_conv(
 def resnet18(
     width: int = 1,  # multiplies all numbers of channels: 1, 2 or 4
     channels: int = 3,  # of the images: 1 grey, 3 colour
-    cifar_stem: bool = False,  # 3x3 stem without pooling, for images of about 32 pixels
+    cifar_stem: bool = False,  # 3x3 stem without pooling, for about 32 pixels
 ) -> ResNet:
     "ResNet-18: 512*width features"
     return ResNet(BasicBlock, (2, 2, 2, 2), width, channels, cifar_stem)
@@ -180,7 +180,7 @@ def resnet18(
 def resnet34(
     width: int = 1,  # multiplies all numbers of channels: 1, 2 or 4
     channels: int = 3,  # of the images: 1 grey, 3 colour
-    cifar_stem: bool = False,  # 3x3 stem without pooling, for images of about 32 pixels
+    cifar_stem: bool = False,  # 3x3 stem without pooling, for about 32 pixels
 ) -> ResNet:
     "ResNet-34: 512*width features"
     return ResNet(BasicBlock, (3, 4, 6, 3), width, channels, cifar_stem)
@@ -190,7 +190,7 @@ def resnet34(
 def resnet50(
     width: int = 1,  # multiplies all numbers of channels: 1, 2 or 4
     channels: int = 3,  # of the images: 1 grey, 3 colour
-    cifar_stem: bool = False,  # 3x3 stem without pooling, for images of about 32 pixels
+    cifar_stem: bool = False,  # 3x3 stem without pooling, for about 32 pixels
 ) -> ResNet:
     "ResNet-50: 2048*width features"
     return ResNet(Bottleneck, (3, 4, 6, 3), width, channels, cifar_stem)

@@ -26,7 +26,7 @@ def as_array(
     "Labels or predictions as a NumPy array"
     return np.asarray(y.detach().cpu() if hasattr(y, 'detach') else y)
 
-
+# %% ../../nbs/transfer/labels.ipynb #e9b1e8c0
 def accuracy(
     y_true,  # (n,) classes
     prediction,  # (n,) predicted classes
@@ -78,7 +78,7 @@ BASELINES = frozenset(
     'raw scratch random majority chance tfidf bow words ngrams fingerprint '
     'descriptors'.split())
 
-
+# %% ../../nbs/transfer/labels.ipynb #bc29bb62
 def is_baseline(
     name: str,  # a method's name, e.g. 'raw+linear', 'scratch', 'simclr+knn'
 ) -> bool:

@@ -26,13 +26,14 @@ def as_features(
     "`x` as a matrix of finite numbers; a `ReplearnError` says what else it is"
     x = torch.as_tensor(x)
     if x.ndim != 2 or 0 in x.shape:
-        raise ReplearnError(f'{name} should be a matrix with a row for each example, '
+        raise ReplearnError(f'{name} should be a matrix, a row for each example, '
                             f'and have shape {tuple(x.shape)}')
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if not x.sum().isfinite():  # much faster than to ask each element
         bad = (~x.isfinite()).any(1).nonzero()
         if len(bad):
-            raise ReplearnError(f'{name} hold NaN or infinity, first in row {int(bad[0])}')
+            raise ReplearnError(
+                f'{name} hold NaN or infinity, first in row {int(bad[0])}')
     return x
 
 # %% ../../nbs/transfer/probes.ipynb #692eef06
@@ -42,16 +43,18 @@ def as_labels(
     n_classes: int | None = None,  # labels are below this
     name: str = 'labels',  # what to call it in an error
 ) -> Tensor:  # int64, on the device of `x`
-    "`y` as class numbers, one for each row of `x`; a `ReplearnError` says what is wrong"
+    "`y` as class numbers, one a row of `x`; a `ReplearnError` says what is wrong"
     y = torch.as_tensor(y)
     if y.shape != x.shape[:1] or y.is_floating_point():
-        raise ReplearnError(f'{name} should be {len(x)} whole numbers, one for each row '
-                            f'of features, and are {y.dtype} of shape {tuple(y.shape)}')
+        raise ReplearnError(
+            f'{name} should be {len(x)} whole numbers, one for each row of features, '
+            f'and are {y.dtype} of shape {tuple(y.shape)}')
     y = y.to(x.device, torch.int64)
     low, high = int(y.min()), int(y.max())
     if low < 0 or n_classes is not None and high >= n_classes:
-        raise ReplearnError(f'{name} run from {low} to {high}, but should run from 0 to '
-                            f'{"n_classes - 1" if n_classes is None else n_classes - 1}')
+        most = 'n_classes - 1' if n_classes is None else n_classes - 1
+        raise ReplearnError(f'{name} run from {low} to {high}, '
+                            f'but should run from 0 to {most}')
     return y
 
 # %% ../../nbs/transfer/probes.ipynb #e7dffac8
@@ -65,11 +68,11 @@ def knn_predict(
     n_classes: int | None = None,  # None: the largest label + 1
     bs: int | None = None,  # queries at a time; None: 128 MB of similarities
 ) -> Tensor:  # (m, n_classes), each class's share of the votes
-    "Weighted k-nearest-neighbour votes by cosine similarity (Wu et al. 2018, section 3.4)"
+    "Weighted k-nearest-neighbour votes by cosine (Wu et al. 2018, section 3.4)"
     features, queries = as_features(features), as_features(queries, 'queries')
     labels = as_labels(labels, features, n_classes)
     if queries.shape[1] != features.shape[1]:
-        raise ReplearnError(f'queries have {queries.shape[1]} features each, '
+        raise ReplearnError(f'queries have {queries.shape[1]} features, '
                             f'the labelled examples {features.shape[1]}')
     n, n_classes = len(features), n_classes or int(labels.max()) + 1
     features, queries = F.normalize(features), F.normalize(queries.to(features))
@@ -109,8 +112,8 @@ def knn_accuracy(
 # %% ../../nbs/transfer/probes.ipynb #1449f2e5
 def principal_axes(
     x: Tensor,  # (n, d), centred
-) -> tuple[Tensor, Tensor]:  # (d, r) orthonormal axes; (r,) squared length along each
-    "An orthonormal basis of the row space of `x`, ordered by the length of `x` along it"
+) -> tuple[Tensor, Tensor]:  # (d, r) axes; (r,) squared length along each
+    "An orthonormal basis of the rows of `x`, ordered by the length of `x` along it"
     n, d = x.shape
     if n > d:
         rows = x[::max(1, n // (16 * d))]
@@ -135,7 +138,7 @@ def _objective(
     v = w if axes is None else w @ axes.T
     decay, grad = w * penalty, torch.zeros_like(v)
     loss = (decay * w).sum(dtype=torch.float64) / 2
-    rows = 1024 if z.device.type == 'cpu' else len(z)
+    rows = 2048 if z.device.type == 'cpu' else len(z)
     for z_, target_ in zip(z.split(rows), target.split(rows, 1), strict=True):
         logp = torch.log_softmax(v @ z_.T, 0)
         loss -= logp.gather(0, target_).sum(dtype=torch.float64)
@@ -162,10 +165,10 @@ def _direction(g, history, hessian):
 
 # %% ../../nbs/transfer/probes.ipynb #9cfef575
 def lbfgs(
-    fun: Callable[[Tensor], tuple[float, Tensor]],  # convex; gives value and gradient
+    fun: Callable[[Tensor], tuple[float, Tensor]],  # convex: value, gradient
     w: Tensor,  # (p,) where to start
     hessian: Tensor,  # (p,) estimate of the second derivative's diagonal, above 0
-    rtol: float = 1e-6,  # stop at this much above the minimum, as a share of the value
+    rtol: float = 1e-6,  # stop this near the minimum, as a share of the value
     max_iter: int = 500,  # give up then
     memory: int = 10,  # steps that are remembered
 ) -> Tensor:  # (p,) the minimum
@@ -190,7 +193,7 @@ def lbfgs(
 # %% ../../nbs/transfer/probes.ipynb #248fd51e
 @dataclass
 class LinearProbe:
-    "Multinomial logistic regression on standardised features; made by `LinearProbe.fit`"
+    "Multinomial logistic regression on standardised features: `LinearProbe.fit`"
     mean: Tensor  # (d,) subtracted from the features,
     std: Tensor  # (d,) and divided by
     weight: Tensor  # (n_classes, d), for standardised features
@@ -292,8 +295,12 @@ def _quality(self: LinearProbe, x: Tensor, y: Tensor) -> tuple[float, float]:
     return accuracy.item(), likelihood.item()
 
 # %% ../../nbs/transfer/probes.ipynb #cf2251d6
-def _checked(x, y, x_valid, y_valid, n_classes):
+def _checked(x, y, x_valid, y_valid, n_classes, on, strengths):
     "Features and labels as tensors on one device, and the number of classes"
+    if not len(strengths) or min(strengths) <= 0:
+        raise ReplearnError(f'strengths should be numbers above 0, not {strengths}')
+    if x_valid is None and len(strengths) > 1:
+        raise ReplearnError('To choose a strength, fit needs x_valid and y_valid')
     x = as_features(x, 'x')
     x = x.cpu() if x.device.type == 'mps' else x  # no double precision there
     y = as_labels(y, x, n_classes, 'y')
@@ -301,13 +308,20 @@ def _checked(x, y, x_valid, y_valid, n_classes):
         raise ReplearnError(f'All {len(y)} labels are {int(y[0])}: a probe needs '
                             'examples of at least two classes')
     if x_valid is not None:
-        x_valid = as_features(x_valid, 'x_valid').to(x)
-        if x_valid.shape[1] != x.shape[1]:
-            raise ReplearnError(f'x has {x.shape[1]} features, '
-                                f'x_valid has {x_valid.shape[1]}')
+        x_valid = _alike(x_valid, x, 'x_valid')
         y_valid = as_labels(y_valid, x_valid, n_classes, 'y_valid')
+    on = x if on is None else _alike(on, x, 'standardise_on')
     largest = max(int(v.max()) for v in (y, y_valid) if v is not None)
-    return x, y, x_valid, y_valid, n_classes or largest + 1
+    return x, y, x_valid, y_valid, n_classes or largest + 1, on
+
+# %% ../../nbs/transfer/probes.ipynb #913df632
+def _alike(x, other: Tensor, name: str) -> Tensor:
+    "`x` as features like `other`: as wide, and on its device"
+    x = as_features(x, name).to(other)
+    if x.shape[1] != other.shape[1]:
+        raise ReplearnError(
+            f'x has {other.shape[1]} features, {name} has {x.shape[1]}')
+    return x
 
 # %% ../../nbs/transfer/probes.ipynb #fed22f39
 @patch(cls_method=True)
@@ -323,11 +337,9 @@ def fit(
     n_classes: int | None = None,  # None: the largest label + 1
 ) -> LinearProbe:
     "Fit for each strength, and keep the one with the best validation accuracy"
-    x, y, x_valid, y_valid, n_classes = _checked(x, y, x_valid, y_valid, n_classes)
-    if x_valid is None and len(strengths) > 1:
-        raise ReplearnError('To choose among strengths, fit needs x_valid and y_valid')
+    x, y, x_valid, y_valid, n_classes, on = _checked(
+        x, y, x_valid, y_valid, n_classes, standardise_on, strengths)
     x = x.double() if x.numel() <= 2**20 else x
-    on = x if standardise_on is None else as_features(standardise_on, 'standardise_on')
     mean, std = x.mean(0), _scale(on.to(x))
     classes, target = y.unique(return_inverse=True)
     problem = _Problem((x - mean).div_(std), target)
@@ -339,7 +351,7 @@ def fit(
         return cls(mean, std, weight, bias, C, {})
 
     w, found, quality = problem.start(), {}, {}
-    tight = 1e-11 if x.dtype == torch.float64 else 5e-6
+    tight = 1e-11 if x.dtype == torch.float64 else 1e-5
     rough = 1e-4 if len(strengths) > 1 else tight
     for C in sorted(map(float, strengths)):
         w = problem.solve(C, _ahead(found, C) if len(found) > 1 else w, rough)

@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
             found[name] = 'not installed'
     return found
 
-
+# %% ../../nbs/transfer/report.ipynb #5d9448ee
 def command_line() -> str:
     "The command that runs, as it can be typed again"
     program = Path(sys.argv[0]).name
@@ -52,7 +52,7 @@ def command_line() -> str:
         return 'a notebook'
     return shlex.join([program, *sys.argv[1:]])
 
-
+# %% ../../nbs/transfer/report.ipynb #5d098fe9
 def device_name(
     device: str | torch.device,  # e.g. 'cuda:0'
 ) -> str:
@@ -103,7 +103,7 @@ def sentences(
             f'{saving.score:.3f} {metric}; {_without(saving)}.')
     return said + [f'{name}: {number:.4g}' for name, number in report.headline.items()]
 
-
+# %% ../../nbs/transfer/report.ipynb #7a9b1a08
 def _without(saving: pd.Series) -> str:
     "What it takes without pre-training, in words"
     if saving.ratio <= 1 and not saving.at_least:
@@ -132,9 +132,10 @@ def show(
         table.add_column('method', no_wrap=True)
         for column in map(str, cells.columns):
             table.add_column(column, justify='right')
+        fits = console.width >= 26 + 14 * (len(cells.columns) - 1)
         for name, row in cells.iterrows():
-            style = 'dim' if is_baseline(name) else 'bold'
-            table.add_row(name, *map(str, row), style=style)
+            row = [str(cell) if fits else str(cell).replace(' ', '\n') for cell in row]
+            table.add_row(name, *row, style='dim' if is_baseline(name) else 'bold')
         console.print(table)
     for line in sentences(self):
         console.print(line, highlight=False)
@@ -150,7 +151,7 @@ def __repr__(self: Report):
         self.show(Console(file=text, **plain))
         return text.getvalue()
 
-
+# %% ../../nbs/transfer/report.ipynb #38f33d17
 @patch
 def _repr_html_(self: Report):
     lines = ''.join(f'<p>{escape(line)}</p>' for line in sentences(self))
@@ -173,7 +174,7 @@ def check_report(
                      f'{where} is damaged in {name}')
     return data
 
-
+# %% ../../nbs/transfer/report.ipynb #feb2da57
 def _check_kinds(data: dict, kinds: dict, problem: str):
     "Whether `data` has these keys and no others, each of its kind"
     keys = set(data) if isinstance(data, dict) else set()
@@ -187,7 +188,7 @@ def _check_kinds(data: dict, kinds: dict, problem: str):
         if isinstance(data[key], float) and not math.isfinite(data[key]):
             raise ReplearnError(f'{problem}: {key} is {data[key]}, no number')
 
-# %% ../../nbs/transfer/report.ipynb #feb2da57
+# %% ../../nbs/transfer/report.ipynb #d548df4c
 @patch
 def save(
     self: Report,
@@ -205,7 +206,7 @@ def save(
     self.folder = path.parent
     return path
 
-
+# %% ../../nbs/transfer/report.ipynb #267a74c3
 @patch
 def figure(self: Report) -> Figure:
     "The label-efficiency figure of the scores"

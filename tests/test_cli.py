@@ -1,0 +1,262 @@
+"The command: what it writes, what it says of wrong input, what an interruption leaves"
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from replearn_nb import cli
+from replearn_nb.data.images import digits
+from replearn_nb.recipes import simclr
+from replearn_nb.representation import CARD, Representation
+
+@pytest.fixture
+def replearn(capsys):
+    "Run the command here; gives its exit code and what it printed"
+    def call(*args):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(a) for a in args])
+        out = capsys.readouterr()
+        return end.value.code, out.out, out.err.strip()
+    return call
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    "A preset that takes seconds"
+    small = dict(epochs=1, steps=4, budgets=(1, 2), draws=2, trained_draws=1)
+    quick = simclr.PRESETS['quick'] | small
+    monkeypatch.setitem(simclr.PRESETS, 'quick', quick)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these networks are too small to share
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "Sixty small photographs of two classes, and a CSV that says the same"
+    folder = tmp_path_factory.mktemp('photos')
+    rng, rows = np.random.default_rng(0), []
+    for i in range(60):
+        kind = 'dark' if i % 2 else 'light'
+        x = rng.integers(0, 128, (20, 24, 3), dtype=np.uint8) + (i % 2 == 0) * 127
+        (folder/'classes'/kind).mkdir(parents=True, exist_ok=True)
+        (folder/'flat').mkdir(exist_ok=True)
+        image = Image.fromarray(x.astype(np.uint8))
+        image.save(folder/'classes'/kind/f'{i}.png')
+        image.save(folder/'flat'/f'{i}.png')
+        rows.append((f'{i}.png', kind))
+    df = pd.DataFrame(rows, columns=['file', 'label'])
+    df.to_csv(folder/'labels.csv', index=False)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def rep(tmp_path_factory):
+    "A saved representation of digits"
+    folder = tmp_path_factory.mktemp('rep')/'representation'
+    splits, cfg = digits(), simclr.settings('quick')
+    learn = simclr.make_learner(splits, cfg, torch.device('cpu'))
+    simclr.pretrain(learn, 1, 1e-3)
+    simclr.keep(learn, splits, cfg, 0).save(folder)
+    return folder
+
+
+def test_run_writes_report_figure_and_representation(replearn, tmp_path):
+    code, out, err = replearn('run', 'simclr', '--out', tmp_path/'r', '--device', 'cpu')
+    assert code == 0, err
+    assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
+        'figure.png', 'report.json', 'representation']
+    report = json.loads((tmp_path/'r'/'report.json').read_text())
+    assert list(report) == ['recipe', 'preset', 'data', 'device', 'seed', 'command',
+                            'versions', 'seconds', 'scores', 'headline']
+    assert list(report['seconds']) == ['pretrain', 'transfer', 'total']
+    assert {s['method'] for s in report['scores']} == {
+        'raw+linear', 'scratch', 'random+linear', 'simclr+knn', 'simclr+linear',
+        'simclr+finetune'}
+    assert all(list(s) == ['method', 'budget', 'seed', 'score', 'metric']
+               for s in report['scores'])
+    assert {'simclr+linear@1', 'labels_saved@1', 'knn_all_labels'} <= set(
+        report['headline'])
+    assert 'simclr+linear' in out
+    loaded = Representation.load(tmp_path/'r'/'representation')
+    assert loaded.card['scores'] == report['headline']
+    assert loaded.card['data']['hash'] == digits().hash
+    code, out, _ = replearn('show', tmp_path/'r')
+    assert code == 0 and 'simclr+linear' in out
+    code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
+    assert (code, err) == (
+        1, f"{tmp_path/'r'} holds a finished run: name another folder")
+
+
+@pytest.mark.parametrize('args', [
+    ('--data', 'classes'), ('--data', 'flat', '--labels', 'labels.csv')])
+def test_own_images(replearn, photos, tmp_path, args):
+    args = [photos/a if a[:2] != '--' else a for a in args]
+    code, _, err = replearn('run', 'simclr', *args, '--out', tmp_path/'r')
+    assert code == 0, err
+    report = json.loads((tmp_path/'r'/'report.json').read_text())
+    scores = pd.DataFrame(report['scores'])
+    linear = scores[(scores.method == 'raw+linear') & (scores.budget == 2)]
+    assert linear.score.mean() > .9  # light and dark are easy to tell apart
+
+
+def test_own_images_without_labels(replearn, photos, tmp_path):
+    code, out, err = replearn('run', 'simclr', '--data', photos/'flat', '--out',
+                              tmp_path/'r')
+    assert code == 0, err
+    assert json.loads((tmp_path/'r'/'report.json').read_text())['scores'] == []
+    v = Representation.load(tmp_path/'r'/'representation').embed(photos/'flat')
+    assert v.shape == (60, 128)
+
+
+def test_embed(replearn, rep, photos, tmp_path):
+    for out in 'v.npy', 'v.parquet':
+        code, said, err = replearn('embed', rep, photos/'flat', '-o', tmp_path/out)
+        assert code == 0 and '60 vectors of 128 numbers' in said, err
+    v = np.load(tmp_path/'v.npy')
+    names = (tmp_path/'v.names.txt').read_text().split()
+    df = pd.read_parquet(tmp_path/'v.parquet')
+    assert list(df.name) == names and sorted(names)[0] == '0.png'
+    np.testing.assert_array_equal(df.drop(columns='name').to_numpy(), v)
+    one = Representation.load(rep).embed(photos/'flat'/names[7])
+    np.testing.assert_allclose(one[0], v[7], atol=1e-5)
+
+
+def test_transfer(replearn, rep, photos, tmp_path):
+    code, out, err = replearn('transfer', rep, '--data', photos/'classes', '--out',
+                              tmp_path/'t')
+    assert code == 0, err
+    report = json.loads((tmp_path/'t'/'report.json').read_text())
+    assert report['recipe'] == 'transfer'
+    assert {s['method'] for s in report['scores']} == {
+        'raw+linear', 'random+linear', 'simclr+knn', 'simclr+linear'}
+
+
+def sentence(err):
+    "What was said, if it is one line that ends the command"
+    assert err and 'Traceback' not in err and len(err.splitlines()) == 1, err
+    return err
+
+
+@pytest.mark.parametrize('args, says', [
+    (('run', 'simclr', '--data', 'no/such/folder'), 'no/such/folder'),
+    (('run', 'simclr', '--data', '{empty}'), 'no image'),
+    (('run', 'simclr', '--data', '{flat}', '--labels', 'no.csv'), 'no.csv'),
+    (('run', 'simclr', '--data', '{flat}', '--labels', '{wrong}'), 'colour, when'),
+    (('run', 'simclr', '--data', '{labels}'), 'labels.csv'),
+    (('run', 'simclr', '--preset', 'huge'), "no preset 'huge': choose quick or full"),
+    (('run', 'simclr', '--epochs', '0'), 'epochs must be above 0, not 0'),
+    (('run', 'simclr', '--device', 'abacus'), "no device 'abacus'"),
+    (('run', 'simclr', '--out', '{labels}'), 'labels.csv'),
+    (('embed', '{rep}', 'no/such'), 'There is no file or folder no/such'),
+    (('embed', '{rep}', '{empty}'), 'no image'),
+    (('embed', '{rep}', '{flat}', '-o', 'v.csv'), '.npy or .parquet'),
+    (('embed', '{empty}', '{flat}'), 'holds no representation'),
+    (('embed', '{labels}', '{flat}'), 'is a file: name the folder'),
+    (('embed', '{text}', '{flat}'), 'is a representation of text'),
+    (('transfer', '{rep}', '--data', '{flat}'), 'has no labels: give a CSV'),
+    (('show', '{empty}'), 'report.json'),
+])
+def test_wrong_input(replearn, photos, rep, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'wrong.csv').write_text('colour,when\nred,now\n')
+    shutil.copytree(rep, tmp_path/'text')
+    card = json.loads((rep/CARD).read_text()) | dict(modality='text')
+    (tmp_path/'text'/CARD).write_text(json.dumps(card))
+    places = dict(empty=tmp_path/'empty', flat=photos/'flat', rep=rep,
+                  labels=photos/'labels.csv', wrong=tmp_path/'wrong.csv',
+                  text=tmp_path/'text')
+    code, _, err = replearn(*[a.format(**places) for a in args])
+    assert code == 1 and says in sentence(err)
+    left = {p.name for p in tmp_path.iterdir()} - {'empty', 'wrong.csv', 'text', 'runs'}
+    assert not left, 'nothing is left behind'
+    assert not (tmp_path/'runs').exists() or not any((tmp_path/'runs').iterdir())
+
+
+@pytest.mark.parametrize('args', [
+    (), ('run',), ('run', 'nothing'), ('run', 'simclr', '--epochs', 'many'),
+    ('embed',), ('fly',), ('run', 'simclr', '--no-such-option', '1')])
+def test_wrong_command_line(replearn, args):
+    code, out, err = replearn(*args)
+    assert code == 2 and 'Traceback' not in out + err
+
+
+@pytest.mark.parametrize('args', [(), ('run',), ('run', 'simclr'), ('list',), ('show',),
+                                  ('embed',), ('transfer',)])
+def test_help_has_an_example(replearn, args):
+    code, out, _ = replearn(*args, '--help')
+    assert code == 0 and ('Example' in out or not args)
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(Exception, match='no such') as e:
+        cli.main(['--debug', 'show', 'no such'])
+    assert type(e.value).__name__ == 'ReplearnError'
+
+
+def test_interrupted_while_measuring(replearn, tmp_path, monkeypatch):
+    "What was learned is saved, and is not learned again"
+    def stop(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(simclr, 'evaluate', stop)
+        code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
+    assert code == 1
+    assert sentence(err).endswith(f"give the same command with --out {tmp_path/'r'}")
+    assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
+        'checkpoint.pt', 'representation']
+    first = Representation.load(tmp_path/'r'/'representation')
+    code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
+    assert code == 0, err
+    again = Representation.load(tmp_path/'r'/'representation')
+    a, b = first.encoder.state_dict(), again.encoder.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not (tmp_path/'r'/'checkpoint.pt').exists()
+
+
+def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
+    "Real processes: the second is refused, the first can be stopped by Ctrl-C"
+    program = [sys.executable, '-c', 'from replearn_nb.cli import main; main()',
+               'run', 'simclr', '--epochs', '500', '--out', str(tmp_path/'r')]
+    env = os.environ | {'OMP_NUM_THREADS': '1'}
+    pipes = dict(env=env, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(program, **pipes)
+    while not (tmp_path/'r'/'running').exists():
+        assert p.poll() is None, p.stderr.read()
+        time.sleep(.1)
+    second = subprocess.run(program, timeout=120, **pipes)
+    assert second.returncode == 1
+    assert 'Another run is writing to' in second.stderr.splitlines()[-1]
+    assert p.poll() is None
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=60)[1]
+    assert p.returncode == 1 and 'Traceback' not in err
+    assert err.splitlines()[-1].startswith('Stopped. To go on,')
+    assert not (tmp_path/'r'/'running').exists()
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or os.getuid(), reason='needs to mount')
+def test_full_disk(replearn, tmp_path):
+    "A disk of 1 MB: one sentence, and no half-written file"
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('may not mount')
+    try:
+        code, _, err = replearn('run', 'simclr', '--out', disk/'r')
+        assert code == 1 and 'No space left on device' in sentence(err)
+        assert not [p for p in disk.rglob('*') if p.is_file()]
+    finally:
+        subprocess.run(['umount', str(disk)], check=True)

@@ -1,0 +1,311 @@
+"What label efficiency promises: paired and nested draws, honest counts of labels saved"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from replearn_nb.core import ReplearnError
+from replearn_nb.transfer.labels import (
+    LabelTask,
+    accuracy,
+    best_saving,
+    draw_per_class,
+    is_baseline,
+    label_efficiency,
+    labels_needed,
+    labels_saved,
+    plot_label_efficiency,
+    summary,
+)
+
+COLUMNS = ['method', 'budget', 'seed', 'score']
+
+
+def scores_of(budgets, **draws):
+    "Scores from one list a draw, a list of draws a method"
+    return pd.DataFrame(
+        [(m.replace('_', '+'), b, s, score) for m, curves in draws.items()
+         for s, curve in enumerate(curves)
+         for b, score in zip(budgets, curve, strict=True)], columns=COLUMNS)
+
+
+# Draws
+
+
+@pytest.mark.parametrize('y', [
+    np.repeat([3, 7, 9], 40), torch.arange(3).repeat(40),
+    ['cat', 'dog', 'a newt'] * 40])
+def test_draws_are_balanced_nested_and_seeded(y):
+    y_ = np.asarray(y)
+    for seed in range(5):
+        last = np.array([], int)
+        for budget in 1, 2, 5, 40:
+            drawn = draw_per_class(y, budget, seed)
+            assert len(set(drawn)) == len(drawn) == 3 * budget
+            assert all((y_[drawn] == c).sum() == budget for c in np.unique(y_))
+            assert (drawn[:len(last)] == last).all()
+            assert (drawn == draw_per_class(y, budget, seed)).all()
+            last = drawn
+
+
+def test_every_example_is_drawn_equally_often():
+    y = np.repeat([0, 1], [10, 30])
+    n = 4000
+    count = np.bincount(np.concatenate([draw_per_class(y, 3, s) for s in range(n)]))
+    share = np.repeat([.3, .1], [10, 30])
+    assert (abs(count / n - share) < 4.5 * (share * (1 - share) / n) ** .5).all()
+
+
+def test_too_small_a_class_is_named_before_any_training():
+    called = []
+    task = LabelTask(np.array([0] * 9 + [1] * 3), [0], [0])
+    with pytest.raises(ReplearnError, match='class 1 has 3'):
+        label_efficiency(task, {'raw': lambda i, s: called.append(i)}, [1, 4], 2)
+    assert not called
+
+
+def test_a_task_with_several_labels_draws_in_its_own_way():
+    y = np.array([[0, np.nan], [1, 0], [np.nan, 1], [1, 1]])
+
+    def by_row(y, budget, seed):
+        return np.random.default_rng(seed).permutation(len(y))[:budget]
+
+    def minus_gap(y_true, prediction):
+        return -float(np.nanmean(abs(y_true - prediction)))
+
+    task = LabelTask(y, y, y, minus_gap, 'error', drawn_by=by_row)
+    found = label_efficiency(task, {'raw': lambda i, s: np.zeros((4, 2))}, [2], 3,
+                             progress=False)
+    assert found.score.tolist() == [-4 / 6] * 3
+
+
+# Scores
+
+
+def test_methods_are_paired_and_see_no_test_labels():
+    seen = {}
+
+    def method(name):
+        def predict(labelled, seed):
+            seen.setdefault(name, []).append((seed, labelled.tolist()))
+            np.random.rand(len(name)), torch.rand(len(name))  # disturb the generators
+            return torch.randint(0, 2, (6,))
+        return predict
+
+    task = LabelTask(np.arange(20) % 2, np.zeros(1), np.arange(6) % 2)
+    both = label_efficiency(task, {'raw': method('raw'), 'simclr': method('simclr')},
+                            [1, 3], {'raw': 4, 'simclr': 2}, progress=False)
+    assert list(both.columns) == COLUMNS
+    assert both.groupby('method').size().to_dict() == {'raw': 8, 'simclr': 4}
+    assert [d for d in seen['raw'] if d[0] < 2] == seen['simclr']
+    alone = label_efficiency(task, {'simclr': method('simclr')}, [1, 3], 2,
+                             progress=False)
+    assert alone.score.tolist() == both[both.method == 'simclr'].score.tolist()
+
+
+def test_generators_are_left_alone():
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    task = LabelTask([0, 1], [0], [0, 1])
+    label_efficiency(task, {'raw': lambda i, s: torch.randint(0, 2, (2,))}, [1], 3,
+                     progress=False)
+    assert (state[0] == torch.get_rng_state()).all()
+    assert (state[1] == np.random.get_state()[1]).all()
+
+
+@pytest.mark.parametrize('prediction, message', [
+    (np.zeros(5), r'raw at 1 labels, draw 0: 5 predictions for 4'),
+    (np.zeros((4, 1)), r'\(4, 1\) predictions for \(4,\) labels')])
+def test_a_prediction_that_does_not_fit_is_refused(prediction, message):
+    task = LabelTask([0, 1], [0], [0, 1, 0, 1])
+    with pytest.raises(ValueError, match=message):
+        label_efficiency(task, {'raw': lambda i, s: prediction}, [1], 1, progress=False)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    task = LabelTask([0, 1], [0], [0, 1], lambda y, p: float('nan'), 'AUC')
+    with pytest.raises(ValueError, match='raw at 1 labels, draw 0: the AUC is nan'):
+        label_efficiency(task, {'raw': lambda i, s: [0, 1]}, [1], 1, progress=False)
+
+
+def test_progress_in_a_log_has_no_control_characters(capfd):
+    task = LabelTask([0, 1], [0], [0, 1])
+    label_efficiency(task, {'raw': lambda i, s: [0, 1]}, [1], 3)
+    err = capfd.readouterr().err
+    assert 'label efficiency: 3/3' in err and '\x1b' not in err and '\r' not in err
+
+
+def test_accuracy_takes_tensors_arrays_lists_and_words():
+    assert accuracy(torch.tensor([1, 2]), [1, 3]) == .5
+    assert accuracy(['a', 'b'], np.array(['a', 'b'])) == 1
+    assert accuracy([1], torch.ones(1, requires_grad=True)) == 1
+
+
+def test_summary_is_pandas_own_mean_and_sd():
+    rng = np.random.default_rng(0)
+    df = scores_of([1, 2, 16], raw=rng.random((5, 3)), simclr_linear=rng.random((3, 3)))
+    table = summary(df)
+    assert list(table.columns) == ['draws', 1, 2, 16]
+    assert table.draws.to_dict() == {'raw': 5, 'simclr+linear': 3}
+    some = df[(df.method == 'raw') & (df.budget == 2)].score
+    assert table.loc['raw', 2] == f'{some.mean():.3f} ±{some.std():.3f}'
+
+
+# Labels saved
+
+
+def test_names():
+    for name in 'raw+linear', 'scratch', 'random+knn', 'fingerprint+forest', 'tfidf':
+        assert is_baseline(name)
+    for name in 'simclr+linear', 'rawdata+linear', 'bert', 'linear+raw':
+        assert not is_baseline(name)
+
+
+def slow_needed(budgets, scores, target):
+    "Walk along the curve in small steps"
+    for step in np.linspace(0, np.log2(budgets[-1] / budgets[0]), 200_001):
+        labels = budgets[0] * 2 ** step
+        highest = [max(scores[:i + 1]) for i in range(len(scores))]
+        if np.interp(np.log2(labels), np.log2(budgets), highest) >= target:
+            return labels
+    return np.inf
+
+
+def test_labels_needed_is_where_a_walk_along_the_curve_gets_there():
+    rng = np.random.default_rng(0)
+    budgets = np.array([1, 2, 5, 10, 50])
+    for _ in range(15):
+        scores, target = rng.random(5), rng.random() * 1.1
+        fast, slow = labels_needed(budgets, scores, target), None
+        highest = np.maximum.accumulate(scores)
+        slow = np.inf if target > highest[-1] else 2 ** np.interp(
+            target, highest + 1e-12 * np.arange(5), np.log2(budgets))
+        assert fast == pytest.approx(slow, rel=1e-6)
+    scores = np.array([.2, .5, .4, .5, .9])
+    for target in .1, .2, .3, .5, .7, .9, .95:
+        walked = slow_needed(budgets, scores, target)
+        assert labels_needed(budgets, scores, target) == pytest.approx(walked, rel=1e-3)
+
+
+def test_labels_needed_of_many_curves_at_once():
+    rng = np.random.default_rng(0)
+    budgets, scores, target = np.array([1, 4, 16]), rng.random((50, 3)), rng.random(50)
+    each = [labels_needed(budgets, s, t) for s, t in zip(scores, target, strict=True)]
+    assert labels_needed(budgets, scores, target) == pytest.approx(np.array(each))
+
+
+def test_a_constant_curve_needs_its_first_budget_or_more_than_all():
+    assert labels_needed(np.array([1, 8]), np.array([.5, .5]), .5) == 1
+    assert labels_needed(np.array([1, 8]), np.array([.5, .5]), .5001) == np.inf
+    assert labels_needed(np.array([4]), np.array([.5]), .1) == 4
+
+
+def test_labels_saved_by_hand():
+    df = scores_of([1, 4, 16], simclr_linear=[[.7, .8, .95]], raw=[[.5, .6, .8]],
+                   scratch=[[.4, .7, .75]])
+    saved = labels_saved(df)
+    assert saved.method.tolist() == ['simclr+linear'] * 3
+    assert saved.baseline.tolist() == ['scratch', 'raw', 'raw']
+    assert saved.needed.tolist() == pytest.approx([4, 16, 16])
+    assert saved.ratio.tolist() == pytest.approx([4, 4, 1])
+    assert saved.at_least.tolist() == [False, False, True]
+    assert labels_saved(df, 'raw').ratio.iloc[0] == 1  # a baseline, when asked for
+
+
+def test_nothing_is_extrapolated():
+    "A baseline measured at fewer budgets bounds what can be claimed"
+    df = pd.concat([scores_of([1, 4, 16], simclr=[[.9, .9, .9]], raw=[[.1, .2, .3]]),
+                    scores_of([1, 4], scratch=[[.1, .2]])])
+    first = labels_saved(df).iloc[0]
+    assert (first.needed, first.ratio, first.at_least) == (4, 4, True)
+
+
+def test_the_interval_is_paired_and_covers():
+    "Draws that are easy for all methods alike add no doubt to the comparison"
+    rng = np.random.default_rng(1)
+    luck = rng.normal(0, .05, (12, 1))
+    base, ours = np.array([.5, .6, .7]), np.array([.6, .7, .72])
+    paired = scores_of([1, 4, 16], simclr=ours + luck, raw=base + luck)
+    row = labels_saved(paired).iloc[0]
+    assert row.needed == pytest.approx(4)
+    assert row.high - row.low < 1e-9
+    apart = scores_of([1, 4, 16], simclr=ours + luck,
+                      raw=base + rng.normal(0, .05, (12, 1)))
+    row = labels_saved(apart).iloc[0]
+    assert row.low < row.needed < row.high
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        noise = rng.normal(0, .03, (2, 15, 3))
+        df = scores_of([1, 4, 16], simclr=[.6, .7, .75] + noise[0],
+                       raw=[.5, .6, .7] + noise[1])
+        row = labels_saved(df, n_boot=200).iloc[0]
+        hits += row.low <= 4 <= row.high  # .6 is what raw has with 4
+    assert .86 <= hits / 200 <= .99
+
+
+def test_methods_with_fewer_draws_and_missing_budgets():
+    df = scores_of([1, 4, 16], simclr=[[.7, .8, .9]] * 2, raw=[[.5, .6, .8]] * 10)
+    df = df[~((df.method == 'raw') & (df.budget == 1) & (df.seed > 3))]
+    assert labels_saved(df).needed.iloc[0] == pytest.approx(8)
+
+
+def test_without_baselines_there_is_a_sentence():
+    df = scores_of([1], simclr=[[.5]])
+    with pytest.raises(ReplearnError, match='no method without pre-training among sim'):
+        labels_saved(df)
+    assert best_saving(df) is None
+    assert best_saving(df.iloc[:0]) is None
+
+
+def test_best_saving_takes_ten_labels_or_the_middle():
+    df = scores_of([1, 10, 50], simclr_knn=[[.7, .8, .9]],
+                   simclr_linear=[[.6, .85, .9]], raw=[[.5, .6, .8]])
+    row = best_saving(df)
+    assert (row.budget, row.method) == (10, 'simclr+linear')
+    assert best_saving(df, 1).method == 'simclr+knn'
+    assert best_saving(df.assign(budget=df.budget * 3)).budget == 30
+
+
+# The figure
+
+
+def test_names_at_line_ends_do_not_overlap():
+    names = [f'm{i}+linear' for i in range(9)] + ['raw+linear', 'scratch']
+    df = pd.DataFrame([(n, b, s, .9 + .001 * i + .01 * b) for i, n in enumerate(names)
+                       for b in (1, 2) for s in (0, 1)], columns=COLUMNS)
+    fig = Figure(figsize=(7, 4.2), layout='constrained')
+    ax = plot_label_efficiency(df, fig.subplots())
+    FigureCanvasAgg(fig).draw()
+    boxes = [t.get_window_extent() for t in ax.texts if t.get_text() in names]
+    assert len(boxes) == len(names)
+    boxes.sort(key=lambda b: b.y0)
+    for a, b in zip(boxes, boxes[1:], strict=False):
+        assert a.y1 - 3 <= b.y0  # boxes hold room below the letters
+    assert max(b.x1 for b in boxes) <= fig.bbox.x1
+
+
+def test_the_arrow_runs_from_the_budget_to_what_is_needed():
+    df = scores_of([1, 10, 50], simclr=[[.7, .8, .9]], raw=[[.5, .6, .85]])
+    fig = Figure()
+    ax = plot_label_efficiency(df, fig.subplots())
+    needed = best_saving(df).needed
+    arrow, = [t for t in ax.texts if t.get_text() == '']
+    assert arrow.xyann == (10, pytest.approx(.8))
+    assert arrow.xy == (pytest.approx(needed), pytest.approx(.8))
+    assert f'{needed / 10:.1f}× the labels' in [t.get_text() for t in ax.texts]
+    lines = {True: [], False: []}
+    for line in ax.lines:
+        if len(line.get_xdata()) == 3:
+            lines[line.get_linestyle() == '-'].append(line)
+    assert len(lines[True]) == len(lines[False]) == 1  # solid: pre-trained
+
+
+def test_no_arrow_where_nothing_is_saved():
+    df = scores_of([1, 10], simclr=[[.1, .2]], raw=[[.5, .6]])
+    ax = plot_label_efficiency(df, Figure().subplots())
+    assert not [t for t in ax.texts if 'the labels' in t.get_text()]
