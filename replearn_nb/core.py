@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReplearnError', 'need_extra', 'Encoder', 'check_encoder', 'builds', 'mix_seed', 'seed_all', 'local_seed',
-           'get_device', 'keep_memory', 'atomic_path', 'one_sentence', 'write_text', 'write_json', 'run_folder',
-           'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
+           'get_device', 'keep_memory', 'one_thread', 'atomic_path', 'one_sentence', 'write_text', 'write_json',
+           'run_folder', 'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
 
 # %% ../nbs/core.ipynb #f0ff3ca5
 import contextlib
@@ -148,7 +148,7 @@ def get_device(
 
 # %% ../nbs/core.ipynb #7df68863
 def keep_memory(
-    on: bool = True,  # False: glibc's defaults again, and give back what is free
+    on: bool = True,  # False: as glibc does by itself, and give back what is free
 ) -> bool:  # whether it took effect (only with glibc, so on most Linux machines)
     "Let the C library keep freed memory for the next step instead of unmapping it"
     if not sys.platform.startswith('linux'):
@@ -156,12 +156,24 @@ def keep_memory(
     libc = ctypes.CDLL(None)
     if not hasattr(libc, 'mallopt') or not hasattr(libc, 'malloc_trim'):
         return False
-    mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
+    mmap_max, mmap_threshold, trim_threshold = -4, -3, -1  # malloc.h
     ok = libc.mallopt(mmap_max, 0 if on else 65536)
-    ok &= libc.mallopt(trim_threshold, 2**31 - 1 if on else 128 * 1024)
+    ok &= libc.mallopt(mmap_threshold, 2**25)  # the largest; glibc gets there by itself
+    ok &= libc.mallopt(trim_threshold, 2**31 - 1 if on else 2**26)
     if not on:
         libc.malloc_trim(0)
     return bool(ok)
+
+# %% ../nbs/core.ipynb #e6d34c8f
+@contextlib.contextmanager
+def one_thread():
+    "Use one CPU thread inside the block"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 # %% ../nbs/core.ipynb #7559b2c9
 @contextlib.contextmanager

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['CAT', 'TERRIERS', 'ALL_DOGS', 'LINE', 'NETWORK', 'SIZES', 'LINE_ON_SQUARES', 'ON_IMAGES', 'PRESETS', 'STUDY', 'DATA',
            'species', 'World', 'plot_animals', 'points', 'plot_boundary', 'standard', 'init_models', 'apply_models',
-           'one_thread', 'fit_models', 'Study', 'study', 'score_study', 'best_accuracy', 'plot_study', 'crossing',
-           'plot_crossing', 'squares', 'image_methods', 'image_scores', 'settings', 'run', 'headline', 'overview']
+           'fit_models', 'Study', 'study', 'score_study', 'best_accuracy', 'plot_study', 'crossing', 'plot_crossing',
+           'squares', 'image_methods', 'image_scores', 'settings', 'run', 'headline', 'overview']
 
 # %% ../../nbs/chapters/labels.ipynb #c13a360b
 import math
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +25,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ..core import ReplearnError, get_device, run_folder
+from ..core import ReplearnError, get_device, one_thread, run_folder
 from ..encoders.convnets import small_convnet
 from ..transfer.finetune import train_from_scratch
 from ..transfer.probes import LinearProbe
@@ -161,17 +160,6 @@ def apply_models(
     for i in range(0, len(layers), 2):
         x = torch.baddbmm(layers[i + 1], x if i == 0 else x.relu(), layers[i])
     return x[..., 0]
-
-# %% ../../nbs/chapters/labels.ipynb #d6fac6c8
-@contextmanager
-def one_thread():
-    "Use one thread inside the block"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 # %% ../../nbs/chapters/labels.ipynb #fdf2982d
 def fit_models(

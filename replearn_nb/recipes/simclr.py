@@ -18,7 +18,8 @@ from fastai.learner import Learner
 from fastai.optimizer import Adam
 from torch import nn
 
-from ..encoders.convnets import resnet18, small_convnet
+from ..core import ReplearnError, get_device, local_seed, run_folder
+from ..encoders.convnets import resnet18, strided_convnet
 from ..pretext.base import pretrain
 from ..pretext.optim import lars
 from ..pretext.simclr import simclr_learner
@@ -27,12 +28,6 @@ from ..representation import Representation, build_encoder
 from ..transfer.finetune import finetune, train_from_scratch
 from ..transfer.probes import LinearProbe, knn_accuracy, knn_predict
 from ..transfer.report import Report, device_name
-from replearn_nb.core import (
-    ReplearnError,
-    get_device,
-    local_seed,
-    run_folder,
-)
 from replearn_nb.data.images import (
     ImagePreprocessing,
     ImageSplits,
@@ -50,8 +45,8 @@ from replearn_nb.transfer.labels import (
 # %% ../../nbs/chapters/simclr.ipynb #4e94f85d
 PRESETS = dict(
     quick=dict(
-        encoder='small_convnet', epochs=60, bs=256, lr=2e-3, wd=1e-4, temperature=.5,
-        hidden=128, out=64, optimizer='adam', precision='fp32', steps=120,
+        encoder='strided_convnet', epochs=100, bs=256, lr=4e-3, wd=1e-4, temperature=.5,
+        hidden=128, out=64, optimizer='adam', precision='fp32', steps=100,
         budgets=(1, 2, 5, 10, 50), draws=10, trained_draws=3),
     full=dict(
         encoder='resnet18', epochs=200, bs=512, lr=1.5, wd=1e-4, temperature=.2,
@@ -97,8 +92,8 @@ def make_encoder(
 ) -> nn.Module:
     "The encoder of a preset, for these images"
     channels, size = splits.images.x.shape[1], splits.images.x.shape[-1]
-    if cfg['encoder'] == 'small_convnet':
-        return small_convnet(channels)
+    if cfg['encoder'] == 'strided_convnet':
+        return strided_convnet(channels)
     return resnet18(channels=channels, cifar_stem=size <= 64)
 
 
@@ -128,7 +123,7 @@ def make_learner(
         splits.dls(min(cfg['bs'], len(x)), device), encoder,
         views or make_views(splits), ImagePreprocessing.fit(x), cfg['temperature'],
         cfg['hidden'], cfg['out'],
-        dict(adam=Adam, lars=lars)[cfg['optimizer']], precision, channels_last=cuda,
+        dict(adam=Adam, lars=lars)[cfg['optimizer']], precision, channels_last=True,
         score=score, seed=seed)
 
 # %% ../../nbs/chapters/simclr.ipynb #04cfc124
@@ -179,12 +174,15 @@ def frozen_methods(
     name = rep.card['pretext']['name']
     x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
     y = {p: splits.part(p)[1].to(device) for p in PARTS}
-    inputs = {'raw': lambda x: x.flatten(1).float() / 255,
+    inputs = {'raw': lambda x: rep.preprocessing.normalise(x).flatten(1),
               'random': random_encoder(rep, x['unlabelled']).features,
               name: rep.features}
     methods = {}
     for source, embed in inputs.items():
         f = {p: embed(x[p]).to(device) for p in PARTS}
+        if source == 'raw':  # pixels have one unit already: mean 0, deviation 1
+            f['unlabelled'] = f['train'].new_tensor([[-1.], [1.]]).expand(
+                2, f['train'].shape[1])
         methods[f'{source}+linear'] = partial(linear, f, y, splits.n_classes)
     return methods | {f'{name}+knn': partial(nearest, f, y, splits.n_classes)}
 
@@ -266,7 +264,9 @@ def headline(
     probe = f"{rep.card['pretext']['name']}+linear"
     said = {f'{probe}@{b}': round(float(mean[probe, b]), 4)
             for b in sorted(set(df.budget))}
-    saved = labels_saved(df, probe).set_index('budget').ratio
+    tuned = probe.replace('+linear', '+finetune')
+    best = tuned if tuned in set(df.method) else probe  # the most that labels can do
+    saved = labels_saved(df, best).set_index('budget').ratio
     said |= {f'labels_saved@{b}': round(float(saved[b]), 2) for b in saved.index}
     x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS[1:]}
     f = {p: rep.features(x[p]) for p in x}
