@@ -2,6 +2,7 @@
 import os
 
 os.environ['IN_TEST'] = '1'  # `nbdev_export()` in a notebook does nothing
+import re  # noqa: E402
 import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -11,6 +12,7 @@ from fastcore.xtras import working_directory  # noqa: E402
 from nbconvert import MarkdownExporter  # noqa: E402
 from nbdev.config import get_config  # noqa: E402
 from nbdev.processors import FilterDefaults  # noqa: E402
+from traitlets.config import Config  # noqa: E402
 
 FIGURES = 'docs/readme'  # where the README's figures lie
 
@@ -28,11 +30,16 @@ def readme(root: Path) -> tuple[str, dict]:
     for c in nb.cells:
         if c.cell_type == 'code':
             c.setdefault('execution_count', None)
+            hide = ['remove-input'] if '#| echo: false' in c.source else []
+            c.metadata['tags'] = c.metadata.get('tags', []) + hide
+            c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
         else:
             c.pop('outputs', None)
             c.pop('execution_count', None)
     resources = {'unique_key': 'fig', 'output_files_dir': FIGURES}
-    text, res = MarkdownExporter().from_notebook_node(
+    config = Config(TagRemovePreprocessor=dict(
+        enabled=True, remove_input_tags={'remove-input'}))
+    text, res = MarkdownExporter(config=config).from_notebook_node(
         nbformat.reads(nb2str(nb), 4), resources)
     return text.strip() + '\n', res['outputs']
 

@@ -9,6 +9,7 @@ __all__ = ['PretextModel', 'plain_model', 'EpochSeeds', 'Checkpoint', 'plain', '
 
 # %% ../../nbs/pretext/base.ipynb #73f37a87
 import contextlib
+import io
 import json
 import time
 import warnings
@@ -128,8 +129,10 @@ def after_epoch(self: Checkpoint):
     state = dict(epoch=self.epoch + 1, model=plain_model(self.learn).state_dict(),
                  opt=plain(self.opt.state_dict()), plan=json.dumps(self.plan),
                  losses=[float(o) for o in self.recorder.losses])
+    data = io.BytesIO()
+    torch.save(state, data)
     with atomic_path(self.path) as tmp:
-        torch.save(state, tmp)
+        tmp.write_bytes(data.getbuffer())
     self.last = time.monotonic()
 
 
@@ -343,6 +346,8 @@ def pretrain(
         keep_memory(on_cpu)
         with distributed(learn), learn.no_logging():
             learn.fit(epochs, lr=lr, wd=wd, cbs=cbs, start_epoch=start)
+    except ReplearnError as e:  # without what fastai puts before it
+        raise ReplearnError(str(e).split('`:\n\t')[-1]) from e
     finally:
         keep_memory(False)
         for cb in learn.cbs:
