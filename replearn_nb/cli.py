@@ -193,7 +193,7 @@ def transfer(
     labels: Annotated[str | None, typer.Option(
         help='A CSV of files and labels; if not given, folders are classes.')] = None,
     out: Annotated[str | None, typer.Option(
-        help='Folder for the report; if not given, runs/transfer-<time>.')] = None,
+        help='Folder for the report; if not given, runs/transfer-TIME.')] = None,
     seed: Annotated[int, typer.Option(help='Of the split.')] = 0,
     device: Annotated[str | None, typer.Option(
         help='cpu, cuda, mps; if not given, the best there is.')] = None,

@@ -220,6 +220,8 @@ def build_encoder(
 ) -> nn.Module:
     "Build an encoder by its name on a card; only functions of `replearn_nb.encoders`"
     module, _, name = str(architecture).rpartition('.')
+    if 'pretrained' in arguments:  # the weights come from the folder
+        arguments = arguments | dict(pretrained=False)
     try:
         if not module.isidentifier():
             raise ImportError

@@ -412,7 +412,7 @@ def settings(
 # %% ../../nbs/chapters/labels.ipynb #1470ca8f
 def run(
     preset: str = 'quick',  # 'quick': digits; 'full': Fashion-MNIST, best on a GPU
-    out: str | None = None,  # folder for the results; None: runs/labels-<time>
+    out: str | None = None,  # folder for the results; None: runs/labels-TIME
     seed: int = 0,  # of the animals and of the images' split
     device: str | None = None,  # cpu, cuda, mps; None: the best there is
     **overrides,  # settings of the preset that differ: see `PRESETS`

@@ -115,16 +115,14 @@ def make_learner(
 ) -> Learner:
     "SimCLR on the unlabelled images"
     x, _ = splits.part('unlabelled')
-    cuda = device.type == 'cuda'
-    precision = cfg['precision'] if cuda else 'fp32'
     with local_seed(seed):
         encoder = make_encoder(cfg, splits)
     return simclr_learner(
         splits.dls(min(cfg['bs'], len(x)), device), encoder,
         views or make_views(splits), ImagePreprocessing.fit(x), cfg['temperature'],
         cfg['hidden'], cfg['out'],
-        dict(adam=Adam, lars=lars)[cfg['optimizer']], precision, channels_last=True,
-        score=score, seed=seed)
+        dict(adam=Adam, lars=lars)[cfg['optimizer']], cfg['precision'],
+        channels_last=True, score=score, seed=seed)
 
 # %% ../../nbs/chapters/simclr.ipynb #04cfc124
 def keep(
@@ -282,7 +280,7 @@ def headline(
 # %% ../../nbs/chapters/simclr.ipynb #982863ff
 def run(
     preset: str = 'quick',  # 'quick': digits on a CPU; 'full': CIFAR-10 on a GPU
-    out: str | None = None,  # folder for the results; None: runs/simclr-<time>
+    out: str | None = None,  # folder for the results; None: runs/simclr-TIME
     data: str | None = None,  # digits, fashion_mnist, cifar10 or a folder of images
     labels: str | None = None,  # CSV of files and labels, for a folder
     size: int | None = None,  # pixels of a folder's images; None: 32 if quick
@@ -292,7 +290,7 @@ def run(
     bs: int | None = None,  # images a batch
     lr: float | None = None,  # highest learning rate
     temperature: float | None = None,  # of the contrastive loss
-    precision: str | None = None,  # fp32, bf16 or fp16 (on a GPU)
+    precision: str | None = None,  # fp32, bf16, or fp16 on a GPU
     monitor: bool = False,  # show a k-NN score on validation images while it trains
 ) -> Report:
     "Pre-train on images without labels, then measure how few labels are needed"
@@ -349,7 +347,7 @@ def transfer(
     rep: Representation,  # of images
     data: str,  # a folder of images, or digits, fashion_mnist, cifar10
     labels: str | None = None,  # a CSV of files and labels, for a folder
-    out: str | None = None,  # folder for the report; None: runs/transfer-<time>
+    out: str | None = None,  # folder for the report; None: runs/transfer-TIME
     seed: int = 0,  # of the split
     device: str | None = None,  # None: the best there is
 ) -> Report:
