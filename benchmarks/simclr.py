@@ -62,16 +62,14 @@ def autocast(device, precision):
 
 def new_encoder(device):
     with local_seed(0):
-        encoder = resnet18(cifar_stem=True).to(device)
-    on_gpu = device.type == 'cuda'
-    return encoder.to(memory_format=torch.channels_last) if on_gpu else encoder
+        return resnet18(cifar_stem=True).to(device)
 
 
 def ours(x, bs, device, precision, epochs=1, lr=.1):
     "Train with replearn_nb"
     learn = simclr_learner(
         tensor_dls((x,), (x[:bs],), bs, device), new_encoder(device),
-        precision=precision, channels_last=device.type == 'cuda', progress=False)
+        precision=precision, channels_last=True, progress=False)
 
     def train():
         pretrain(learn, epochs, lr, warmup=.1)
@@ -106,10 +104,10 @@ def floor(x, bs, device, precision, steps):
     "Forward, backward and step, on views that are there already"
     encoder = new_encoder(device)
     model = nn.Sequential(encoder, projection_head(512)).to(device)
+    model = model.to(memory_format=torch.channels_last)
     opt = LARS(model.parameters(), lr=.1)
     views = torch.rand(2 * bs, 3, 32, 32, device=device)
-    if device.type == 'cuda':
-        views = views.contiguous(memory_format=torch.channels_last)
+    views = views.contiguous(memory_format=torch.channels_last)
     target = torch.arange(2 * bs, device=device).roll(bs)
 
     def train():
