@@ -16,6 +16,7 @@ from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
 from replearn_nb.data.images import ImagePreprocessing
+from replearn_nb.data.sources import file_sha256
 from replearn_nb.encoders.convnets import resnet18, small_convnet
 from replearn_nb.representation import CARD, WEIGHTS, Representation
 
@@ -127,10 +128,9 @@ def test_weights_of_other_shapes_are_refused(rep, tmp_path):
     state = rep.encoder.state_dict()
     first = next(iter(state))
     save_file(state | {first: torch.zeros(3)}, tmp_path/'r'/WEIGHTS)
-    from replearn_nb.representation import sha256
     card = json.loads((tmp_path/'r'/CARD).read_text())
     (tmp_path/'r'/CARD).write_text(json.dumps(
-        card | {'sha256': sha256(tmp_path/'r'/WEIGHTS)}))
+        card | {'sha256': file_sha256(tmp_path/'r'/WEIGHTS)}))
     with pytest.raises(ReplearnError, match='does not fit the architecture'):
         Representation.load(tmp_path/'r')
 
