@@ -7,7 +7,9 @@ so that they are correlated, skewed and far from separable, as a network's featu
 """
 import argparse
 import json
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from torch.nn import functional as F
 
 from replearn_nb.core import get_device
 from replearn_nb.transfer.probes import LinearProbe, knn_predict
+from replearn_nb.transfer.report import device_name, versions
 
 def make_features(n, d=512, n_classes=10, seed=0):
     "Features and labels: a random ReLU network of a mixture of Gaussians"
@@ -110,7 +113,7 @@ def main():
     parser.add_argument('--device', help='of ours (scikit-learn: the CPU)')
     parser.add_argument('--out', type=Path, help='write the numbers to this JSON file')
     args = parser.parse_args()
-    device = get_device(args.device)
+    started, device = time.perf_counter(), get_device(args.device)
     x, y = make_features(args.n + args.queries)
     x, queries, y = x[:args.n], x[args.n:], y[:args.n]
 
@@ -120,17 +123,20 @@ def main():
                         f'{torch.get_num_threads()} threads, median of {args.rounds}')
     for column in 'task', 'who', 'seconds', 'times ours', 'check':
         table.add_column(column)
-    result = dict(n=args.n, queries=args.queries, device=str(device), C=args.C,
-                  threads=torch.get_num_threads(), objectives=objectives,
-                  agreement=agreement, seconds={}, times_ours={})
+    result = dict(
+        benchmark='probes', n=args.n, queries=args.queries, C=args.C, seed=0,
+        device=device_name(device), objectives=objectives, agreement=agreement,
+        seconds={}, times_ours={}, versions=versions(),
+        command=shlex.join(['python', *sys.argv]),
+        minutes=round((time.perf_counter() - started) / 60, 2))
     checks = {k: f'objective {v:.2f}' for k, v in objectives.items()}
     agrees = {k: f'{v:.2%} as ours' for k, v in agreement.items()}
     for task, seconds, check in ('linear', fit, checks), ('200-NN', knn, agrees):
         for who, own in seconds.items():
             pairs = zip(own, seconds['ours'], strict=True)
             ratio = statistics.median(a / b for a, b in pairs)
-            result['seconds'][f'{task} {who}'] = own
-            result['times_ours'][f'{task} {who}'] = ratio
+            result['seconds'][f'{task} {who}'] = [round(s, 3) for s in own]
+            result['times_ours'][f'{task} {who}'] = round(ratio, 3)
             table.add_row(task, who, f'{statistics.median(own):.2f}', f'{ratio:.2f}',
                           check.get(who, '7 strengths'))
     Console().print(table)

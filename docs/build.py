@@ -1,7 +1,8 @@
 "The site: notebooks -> nbdev's processors -> MyST in `_proc` -> Sphinx -> `_site`"
+import base64
 import os
 
-os.environ['IN_TEST'] = '1'  # `nbdev_export()` in a notebook does nothing
+os.environ['IN_TEST'] = '1'  # cells that only show something at work do nothing
 import inspect  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
@@ -15,6 +16,7 @@ from fastcore.xtras import working_directory  # noqa: E402
 from nbdev.config import get_config  # noqa: E402
 from nbdev.doclinks import NbdevLookup, nbglob  # noqa: E402
 from nbdev.processors import FilterDefaults  # noqa: E402
+from results import results_page  # noqa: E402
 from sphinx.cmd.build import main as sphinx  # noqa: E402
 
 from replearn_nb.recipes.book import BOOK  # noqa: E402
@@ -22,6 +24,8 @@ from replearn_nb.recipes.book import BOOK  # noqa: E402
 cfg = get_config()
 FOLDERS = dict(data='Data', encoders='Encoders', pretext='Pretext tasks',
                transfer='Transfer')
+REPOSITORY = cfg.git_url.removeprefix('https://github.com/')
+COLAB = 'https://colab.research.google.com/github'
 
 
 def code(text) -> str:
@@ -30,12 +34,10 @@ def code(text) -> str:
 
 
 class TableRenderer(ShowDocRenderer):
-    "A definition on a page: heading, source, signature, docstring, parameters"
+    "A definition on a page: heading, signature, docstring, parameters, source"
     def _repr_markdown_(self):
-        link = NbdevLookup().code(self.fn) or ''
         name = self.nm.replace('_', r'\_')
-        parts = [f'{"#" * self.title_level} {name}']
-        parts += [f'[source]({link.removesuffix("#LNone")})'] if link else []
+        parts = [f'<a id="{self.nm}"></a>', f'{"#" * self.title_level} {name}']
         if self.sig is not None:
             shown = (str(p).split(':')[0].split('=')[0]
                      + ('' if p.default is empty else f'={p.default!r}')
@@ -45,7 +47,14 @@ class TableRenderer(ShowDocRenderer):
         rows = {k: v for k, v in docments(self.sym, full=True).items() if k != 'self'}
         if any(v.docment for v in rows.values()):
             parts.append(table(rows))
-        return '\n\n'.join(parts) + '\n'
+        return '\n\n'.join([*parts, self.source()]) + '\n'
+
+    def source(self) -> str:
+        "The exported code, folded, and where it stands"
+        link = NbdevLookup().code(self.fn)
+        at = f'[In the repository]({link.removesuffix("#LNone")})\n' if link else ''
+        text = inspect.getsource(inspect.unwrap(self.sym)).rstrip()
+        return f'::::{{dropdown}} Source\n{at}\n````python\n{text}\n````\n::::'
 
 
 def table(rows: dict) -> str:
@@ -64,7 +73,35 @@ def table(rows: dict) -> str:
     return '\n'.join(lines)
 
 
-def to_myst(nb, rel: Path):
+def chapter_at(rel: Path):
+    "The chapter of the book that a notebook is, or None"
+    return next((c for c in BOOK if rel.as_posix() == f'chapters/{c.name}.ipynb'), None)
+
+
+def about(nb, rel: Path) -> str:
+    "What a page needs, how long it takes, and where it can be opened"
+    up, chapter = '../' * (len(rel.parts) - 1), chapter_at(rel)
+    if chapter:
+        titles = {c.name: c.title for c in BOOK}
+        needs = [f'[{titles[n]}]({n}.ipynb)' for n in chapter.needs]
+    else:
+        exported = '\n'.join(c.source for c in nb.cells if '#| export' in c.source)
+        names = re.findall(r'^from replearn_nb\.([\w.]+) import', exported, re.M)
+        needs = [f'[{n}]({up}{n.replace(".", "/")}.ipynb)'
+                 for n in dict.fromkeys(names)]
+    ran = nb.metadata['executed']
+    took = (f'{ran["seconds"]} s' if ran['seconds'] < 60
+            else f'{ran["seconds"] / 60:.1f} minutes')
+    where = f'{REPOSITORY}/blob/{cfg.branch}/{cfg.nbs_path.name}/{rel.as_posix()}'
+    return '\n'.join([
+        f'**Read first:** {", ".join(needs) or "nothing"}. **Takes:** {took} on '
+        f'{ran["cores"]} CPU cores, no GPU.\n',
+        f'```{{button-link}} {COLAB}/{where}\n:color: primary\nOpen in Colab\n```',
+        f'```{{button-link}} https://github.com/{where}\n:color: primary\n:outline:\n'
+        'Notebook\n```'])
+
+
+def to_myst(nb, rel: Path, header: str):
     "Turn what nbdev writes for Quarto into MyST"
     up, base = '../' * (len(rel.parts) - 1), f'{cfg.doc_host}{cfg.doc_baseurl}/'
     cells = []
@@ -72,26 +109,61 @@ def to_myst(nb, rel: Path):
         if c.cell_type == 'raw':  # made by nbdev from the title cell
             fm = nb.frontmatter_
             text = f"# {fm.get('title', rel.stem)}\n\n*{fm.get('description', '')}*"
-            c = mk_cell(text, 'markdown')
+            c = mk_cell(f'{text}\n\n{header}', 'markdown')
         elif c.cell_type == 'code' and re.search(r'^#\| output: *asis', c.source, re.M):
             text = ''.join(''.join(o.data.get('text/markdown', ''))
                            for o in c.get('outputs', []) if 'data' in o)
             c = mk_cell(text, 'markdown')
         elif c.cell_type == 'code':
-            found = re.findall(r'^#\| *([\w-]+): *(.*)$', c.source, re.M)
-            flags = {k: v.strip() for k, v in found}
+            flags = directives(c)
             c.source = re.sub(r'^#\| *[\w-]+: *.*\n?', '', c.source, flags=re.M)
             tags = c.metadata.setdefault('tags', [])
             tags += ['remove-input'] if flags.get('echo') == 'false' else []
             tags += ['hide-input'] if flags.get('code-fold') else []
+            if 'fig-alt' in flags:
+                c.metadata['mystnb'] = {'image': {'alt': flags['fig-alt']}}
+            for o in c.get('outputs', []):
+                if 'text/markdown' in o.get('data', {}):
+                    text = ''.join(o['data']['text/markdown'])
+                    o['data']['text/markdown'] = text.replace(f']({base}', f']({up}')
         if c.cell_type == 'markdown':
             c.source = c.source.replace(f']({base}', f']({up}')
         cells.append(c)
     nb.cells = cells
 
 
+def directives(cell) -> dict:
+    "A cell's `#| name: value` lines"
+    found = re.findall(r'^#\| *([\w-]+): *(.*)$', cell.source, re.M)
+    return {k: v.strip() for k, v in found}
+
+
+def card_figure(nb) -> bytes:
+    "The figure of a chapter whose cell says `#| card: true`"
+    for c in nb.cells:
+        if c.cell_type == 'code' and directives(c).get('card') == 'true':
+            for o in c.outputs:
+                if 'image/png' in o.get('data', {}):
+                    return base64.b64decode(''.join(o['data']['image/png']))
+    raise SystemExit('A chapter needs a figure in a cell with #| card: true')
+
+
+def cards(proc: Path) -> str:
+    "A card for each chapter, with a figure of its own"
+    (proc/'cards').mkdir(parents=True, exist_ok=True)
+    lines = ['::::{grid} 1 2 2 3', ':gutter: 3']
+    for c in BOOK:
+        figure = card_figure(read_nb(cfg.nbs_path/'chapters'/f'{c.name}.ipynb'))
+        (proc/'cards'/f'{c.name}.png').write_bytes(figure)
+        lines += [
+            f':::{{grid-item-card}} {c.title}', f':link: chapters/{c.name}',
+            ':link-type: doc', f':img-bottom: cards/{c.name}.png',
+            f':img-alt: A figure of the chapter {c.title}', '', c.summary, ':::']
+    return '\n'.join([*lines, '::::'])
+
+
 def contents() -> str:
-    "The sidebar: the book in its order, then the reference"
+    "The sidebar: the book in its order, the reference, the results"
     def tree(caption, pages):
         return f'```{{toctree}}\n:hidden:\n:caption: {caption}\n' + '\n'.join(
             pages) + '\n```'
@@ -102,25 +174,37 @@ def contents() -> str:
 
     trees = [tree('The book', [f'chapters/{c.name}' for c in BOOK])]
     trees += [tree(name, pages(folder)) for folder, name in FOLDERS.items()]
-    trees += [tree('The rest', ['core', 'representation', 'cli', 'chapters/book'])]
+    trees += [tree('The rest', ['core', 'representation', 'cli', 'chapters/book']),
+              tree('Results', ['results']),
+              tree('For contributors', pages('contributing'))]
     return '\n\n'.join(trees)
 
 
-def main():
+def write_sources(proc: Path):
+    "What Sphinx reads: each notebook, and the page of results"
     nbdev.showdoc.BasicMarkdownRenderer = TableRenderer
-    proc, site = cfg.config_path/'_proc', cfg.config_path/'_site'
-    shutil.rmtree(proc, ignore_errors=True)
     for p in nbglob(cfg.nbs_path, as_path=True):
         rel = p.relative_to(cfg.nbs_path)
         nb = read_nb(p)
+        header = '' if rel.name == 'index.ipynb' else about(nb, rel)
         with working_directory(p.parent):
             FilterDefaults()(nb)
-        to_myst(nb, rel)
-        if str(rel) == 'index.ipynb':
-            nb.cells.append(mk_cell(contents(), 'markdown'))
+        to_myst(nb, rel, header)
+        if rel.name == 'index.ipynb':
+            nb.cells.append(mk_cell(f'{cards(proc)}\n\n{contents()}', 'markdown'))
         (proc/rel).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, proc/rel)
+    (proc/'results.md').write_text(results_page(cfg.config_path/'docs'),
+                                   encoding='utf-8')
     shutil.copy(cfg.config_path/'docs'/'conf.py', proc)
+    shutil.copytree(cfg.config_path/'docs'/'static', proc/'static')
+
+
+def main():
+    proc, site = cfg.config_path/'_proc', cfg.config_path/'_site'
+    for folder in proc, site:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_sources(proc)
     sys.exit(sphinx(['-q', '-W', '--keep-going', '-b', 'html', str(proc), str(site)]))
 
 

@@ -10,13 +10,16 @@ extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design']
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'
 nb_merge_streams = True
+nb_code_prompt_show = 'Show {type}'
+nb_code_prompt_hide = 'Hide {type}'
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors = 4
 suppress_warnings = ['myst.xref_missing', 'myst.header', 'misc.highlighting_failure']
 html_theme = 'sphinx_book_theme'
 html_title = cfg.title
 mathjax = importlib.util.find_spec('sphinx-mathjax-offline').origin
-html_static_path = [str(Path(mathjax).parent/'static'/'mathjax'/'tex-svg.js')]
+html_static_path = ['static', str(Path(mathjax).parent/'static'/'mathjax'/'tex-svg.js')]
+html_css_files, html_favicon = ['site.css'], 'static/favicon.svg'
 mathjax_path = 'tex-svg.js'  # served by the site itself
 html_theme_options = dict(
     repository_url=cfg.git_url, repository_branch=cfg.branch, path_to_docs='nbs',

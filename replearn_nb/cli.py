@@ -83,7 +83,7 @@ class Recipes(TyperGroup):
 
 def recipes() -> list[str]:
     "The recipes' names, in the order of the book"
-    return [c.name for c in BOOK if c.has_recipe]
+    return [c.name for c in BOOK]
 
 # %% ../nbs/cli.ipynb #7e61db2c
 runs = typer.Typer(cls=Recipes, no_args_is_help=True, rich_markup_mode='markdown',
@@ -108,8 +108,7 @@ def list_recipes():
     for column in 'recipe', 'chapter', 'what it shows':
         table.add_column(column, no_wrap=column == 'recipe')
     for c in BOOK:
-        if c.has_recipe:
-            table.add_row(c.name, c.title, c.summary)
+        table.add_row(c.name, c.title, c.summary)
     console().print(table)
 
 

@@ -1,6 +1,8 @@
 "Every notebook runs, is clean, and matches the exported modules; so does the README"
 import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,9 @@ import torch
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb as run_nb
+
+from replearn_nb.recipes import simclr
+from replearn_nb.recipes.book import BOOK
 
 root = Path(__file__).resolve().parents[1]
 cfg = get_config(path=root)
@@ -61,12 +66,123 @@ def test_modules_match(fresh):
     assert not diff, f'run nbdev_export; these differ: {diff}'
 
 
-def test_readme_matches(monkeypatch):
-    monkeypatch.setenv('IN_TEST', '1')
-    spec = importlib.util.spec_from_file_location('readme', root/'docs'/'readme.py')
+def script(name):
+    "A script of docs/, as a module"
+    spec = importlib.util.spec_from_file_location(name, root/'docs'/f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text, figures = module.readme(root)
+    return module
+
+
+@every_notebook
+def test_outputs_belong_to_the_code(nb):
+    "Outputs were stored by docs/execute.py, and no code cell has changed since"
+    content = json.loads(nb.read_text())
+    stored = content['metadata'].get('executed', {}).get('code')
+    assert stored == script('execute').fingerprint(content), (
+        f'run python docs/execute.py {nb.relative_to(root)}')
+
+
+def test_fingerprint_is_of_the_code_alone():
+    fingerprint = script('execute').fingerprint
+    nb = json.loads(nbs[0].read_text())
+    before = fingerprint(nb)
+    markdown = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
+    markdown['source'] = ['other words']
+    assert fingerprint(nb) == before
+    code = next(c for c in nb['cells'] if c['cell_type'] == 'code')
+    code['source'] = [*code['source'], '\n1']
+    assert fingerprint(nb) != before
+
+
+@every_notebook
+def test_figures_have_their_text(nb):
+    for c in json.loads(nb.read_text())['cells']:
+        source = ''.join(c['source'])
+        if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])):
+            alt = re.search(r'^#\| fig-alt: (.+)', source, re.M)
+            assert alt and len(alt[1]) > 30, f'a figure without #| fig-alt: {source}'
+        if c['cell_type'] == 'markdown':
+            assert '![](' not in source, 'an image without alt text'
+
+
+GUARD = """#| hide
+# In Colab: install the package, and leave Colab's own torch as it is
+import importlib.util, torch
+if importlib.util.find_spec('replearn_nb') is None:
+    %pip install -q replearn_nb torch=={torch.__version__}"""
+CHAPTERS = [c.name for c in BOOK]
+
+
+@every_notebook
+def test_opens_in_colab(nb):
+    "The first code but `default_exp` installs what is missing; nothing needs nbdev"
+    if nb.name == 'index.ipynb':
+        return
+    code = [''.join(c['source']) for c in json.loads(nb.read_text())['cells']
+            if c['cell_type'] == 'code']
+    assert [c for c in code if not c.startswith('#| default_exp')][0] == GUARD
+    assert not any(re.search(r'^(from|import) nbdev', c, re.M) for c in code)
+
+
+@pytest.mark.parametrize('name', CHAPTERS)
+def test_chapter(name):
+    "Says what it runs, does so at full size with a GPU alone, ends with exercises"
+    nb = json.loads((root/'nbs'/'chapters'/f'{name}.ipynb').read_text())
+    text = [''.join(c['source']) for c in nb['cells']]
+    chapter = next(c for c in BOOK if c.name == name)
+    assert text[0].startswith(f'# {chapter.title}\n')
+    assert any(f"preset = choose_preset('{name}')" in t for t in text)
+    full = [t for t in text if re.search(r"(?<!def )\brun\('full'", t)]
+    assert full and all(t.startswith("if preset == 'full':") for t in full)
+    exercises = ''.join(text).split('## Exercises')[1]
+    assert 3 <= len(re.findall(r'^\*\*\d\.\*\*', exercises, re.M)) <= 5
+    solutions = [c for c in nb['cells'] if 'hide-cell' in c['metadata'].get('tags', [])]
+    assert len(solutions) >= 3
+    for c in solutions:
+        assert c['cell_type'] == 'code' and c['outputs']
+        assert 'eval: false' not in ''.join(c['source'])
+    ran = nb['metadata']['executed']['seconds']
+    assert ran <= 150 and ran / 60 / 2 < chapter.minutes < ran / 60 * 2
+
+
+def test_readme_matches(monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    text, figures = script('readme').readme(root)
     assert text == (root/'README.md').read_text(), 'run python docs/readme.py'
     for name, data in figures.items():
         assert (root/name).read_bytes() == data, 'run python docs/readme.py'
+
+
+def readme_examples():
+    text = (root/'README.md').read_text()
+    return re.findall(r'```python\n(.*?)```', text, re.S)
+
+
+def test_readme_example_runs(tmp_path, monkeypatch):
+    "The ten lines, as they stand, after a pre-training of two epochs"
+    monkeypatch.chdir(tmp_path)
+    for k, v in dict(epochs=2, draws=1, trained_draws=0, budgets=(1,)).items():
+        monkeypatch.setitem(simclr.PRESETS['quick'], k, v)
+    first = readme_examples()[0]
+    *lines, last = first.strip().splitlines()
+    names = {}
+    exec('\n'.join(lines), names)
+    assert .3 < eval(last, names) <= 1  # guessing: .1
+    assert (tmp_path/'runs'/'first'/'report.json').exists()
+
+
+def test_readme_example_for_vectors_runs():
+    "The other example, with the vectors and labels that it presupposes"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        y, y_valid, y_test = (torch.arange(n) % 2 for n in (120, 40, 60))
+        tfidf, vectors = (tuple(
+            torch.randn(len(t), 5) + torch.outer(t * gap, torch.ones(5))
+            for t in (y, y_valid, y_test)) for gap in (.5, 2.))
+    names = dict(y=y, y_valid=y_valid, y_test=y_test, tfidf=tfidf, vectors=vectors,
+                 n_classes=2)
+    exec(readme_examples()[1], names)
+    matplotlib.pyplot.close('all')
+    mean = names['df'].groupby('method').score.mean()
+    assert mean['ours+linear'] > mean['tfidf+linear'] > .5

@@ -257,7 +257,7 @@ class MixedPrecisionCPU(MixedPrecision):
 
 # %% ../../nbs/pretext/base.ipynb #4a05b302
 def precision_cbs(
-    precision: str,  # 'fp32', 'bf16', 'fp16'
+    precision: str,  # 'fp32', 'bf16' (fp16 on a GPU without it), 'fp16'
     device: torch.device,
 ) -> list[Callback]:
     "Callbacks for a precision on a device"
@@ -269,6 +269,8 @@ def precision_cbs(
             f'precision is {choices} on {device.type}, not {precision!r}')
     if device.type == 'cpu':
         return [MixedPrecisionCPU()]
+    if device.type == 'cuda' and torch.cuda.get_device_capability(device) < (8, 0):
+        precision = 'fp16'
     return [MixedPrecision(amp_mode=AMPMode(precision))]
 
 # %% ../../nbs/pretext/base.ipynb #a137dd9a

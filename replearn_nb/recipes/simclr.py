@@ -231,7 +231,7 @@ def trained_methods(
                           seed=seed, **common)
         return fitted.predict(xt)
 
-    return {'scratch': scratch, 'simclr+finetune': tuned}
+    return {'scratch': scratch, f"{rep.card['pretext']['name']}+finetune": tuned}
 
 # %% ../../nbs/chapters/simclr.ipynb #a70c5f50
 def evaluate(

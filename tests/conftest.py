@@ -1,0 +1,20 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def built_site():
+    "The folder of the site, built anew as a contributor builds it"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, 'docs/build.py'], cwd=root,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 'WARNING' not in done.stderr, done.stderr
+    print(f'docs/build.py: {time.perf_counter() - start:.0f} s')
+    return root/'_site'

@@ -1,0 +1,159 @@
+"""The site in a real browser; skipped where there is no chromium
+
+    pip install -e '.[dev,browser]'   # and a chromium: apt-get install chromium
+    pytest tests/test_browser.py      # screenshots are written to _site_shots/
+"""
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
+if not chromium:
+    pytest.skip('no chromium: apt-get install chromium', allow_module_level=True)
+sync_api = pytest.importorskip(
+    'playwright.sync_api', reason="no playwright: pip install -e '.[browser]'")
+axe = pytest.importorskip(
+    'axe_playwright_python.sync_playwright', reason="pip install -e '.[browser]'")
+
+root = Path(__file__).resolve().parents[1]
+shots = root/'_site_shots'
+PHONE = dict(width=390, height=844)
+PAGES = sorted(p.relative_to(root/'nbs').with_suffix('.html').as_posix()
+               for p in (root/'nbs').rglob('[!_.]*.ipynb'))
+PAGES += ['results.html', 'genindex.html', 'search.html']
+every_page = pytest.mark.parametrize('page', PAGES)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope='session')
+def address(built_site):
+    handler = functools.partial(Quiet, directory=built_site)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/'
+    server.shutdown()
+
+
+@pytest.fixture(scope='session')
+def browser():
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=[
+            '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+            '--disable-background-networking', '--disable-component-update',
+            '--disable-sync'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, address):
+    "A page of the browser, with a list of what went wrong on it"
+    context = browser.new_context(base_url=address)
+    tab = context.new_page()
+    tab.troubles = []
+    tab.on('console', lambda m: m.type in ('error', 'warning')
+           and tab.troubles.append(f'console: {m.text}'))
+    tab.on('pageerror', lambda e: tab.troubles.append(f'error: {e}'))
+    tab.on('requestfailed', lambda r: tab.troubles.append(f'failed: {r.url}'))
+    tab.on('response', lambda r: r.status >= 400
+           and tab.troubles.append(f'{r.status}: {r.url}'))
+    tab.on('request', lambda r: r.url.startswith((address, 'data:', 'blob:'))
+           or tab.troubles.append(f'remote: {r.url}'))
+    yield tab
+    context.close()
+
+
+def shoot(tab, page, kind):
+    shots.mkdir(exist_ok=True)
+    name = page.replace('/', '-').removesuffix('.html')
+    tab.screenshot(path=shots/f'{name}-{kind}.png')
+
+
+@every_page
+def test_opens(tab, page):
+    tab.goto(page, wait_until='networkidle')
+    shoot(tab, page, 'light')
+    assert not tab.troubles, tab.troubles
+    assert tab.locator('h1').count() == 1 and 'replearn_nb' in tab.title()
+
+
+@every_page
+def test_fits_a_phone(tab, page):
+    tab.set_viewport_size(PHONE)
+    tab.goto(page, wait_until='networkidle')
+    shoot(tab, page, 'phone')
+    assert tab.evaluate('document.documentElement.scrollWidth') <= PHONE['width']
+
+
+@pytest.mark.parametrize('mode', ['light', 'dark'])
+@every_page
+def test_accessible(tab, page, mode):
+    "WCAG A and AA by axe: contrast, alt text, names, order of headings"
+    tab.add_init_script(f"localStorage.setItem('mode', '{mode}');"
+                        f"localStorage.setItem('theme', '{mode}')")
+    tab.goto(page, wait_until='networkidle')
+    assert tab.locator(f'html[data-theme={mode}]').count() == 1
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    if mode == 'dark':
+        shoot(tab, page, 'dark')
+    found = axe.Axe().run(tab, options={
+        'runOnly': ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})
+    assert not found.violations_count, found.generate_report()
+
+
+def test_mode_switch(tab):
+    tab.goto('index.html', wait_until='networkidle')
+    def theme(): return tab.evaluate("document.documentElement.dataset.theme")
+    def paper(): return tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    seen = set()
+    for _ in range(3):
+        tab.locator('.theme-switch-button:visible').first.click()
+        seen.add((theme(), paper()))
+    assert {t for t, _ in seen} == {'light', 'dark'} and len({p for _, p in seen}) == 2
+
+
+@pytest.mark.parametrize('name, page', [
+    ('nt_xent', 'pretext/simclr.html'), ('labels_saved', 'transfer/labels.html')])
+def test_search_by_keyboard(tab, name, page):
+    "Ctrl+K reaches the search; the first hit is the page that defines the name"
+    tab.goto('index.html', wait_until='networkidle')
+    tab.keyboard.press('Control+k')
+    assert tab.evaluate("document.activeElement.matches('input[type=search]')")
+    tab.keyboard.type(name)
+    tab.keyboard.press('Enter')
+    hit = tab.locator('#search-results ul.search li a').first
+    hit.wait_for()
+    assert re.search(rf'{page}(#|\?|$)', hit.get_attribute('href'))
+    hit.click()
+    tab.wait_for_url(re.compile(re.escape(page)))
+    assert tab.get_by_text(name).count()
+    assert not tab.troubles, tab.troubles
+
+
+def test_tab_reaches_the_search(tab):
+    tab.goto('index.html', wait_until='networkidle')
+    for _ in range(12):
+        tab.keyboard.press('Tab')
+        if tab.evaluate(
+                "document.activeElement.matches("
+                "'.search-button, .search-button__button, input[type=search]')"):
+            return
+    raise AssertionError('twelve tabs did not reach the search')
+
+
+def test_a_source_unfolds(tab):
+    tab.goto('pretext/simclr.html', wait_until='networkidle')
+    fold = tab.locator('details:has-text("def nt_xent")').first
+    assert not fold.locator('pre').first.is_visible()
+    fold.locator('summary').first.click()
+    assert fold.locator('pre').first.is_visible()
