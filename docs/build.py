@@ -1,4 +1,5 @@
 "The site: notebooks -> nbdev's processors -> MyST in `_proc` -> Sphinx -> `_site`"
+import ast
 import base64
 import os
 
@@ -53,8 +54,25 @@ class TableRenderer(ShowDocRenderer):
         "The exported code, folded, and where it stands"
         link = NbdevLookup().code(self.fn)
         at = f'[In the repository]({link.removesuffix("#LNone")})\n' if link else ''
-        text = inspect.getsource(inspect.unwrap(self.sym)).rstrip()
+        text = exported[self.nm.split('.')[-1]]
         return f'::::{{dropdown}} Source\n{at}\n````python\n{text}\n````\n::::'
+
+
+exported = {}  # name -> source, of the notebook that is being read
+
+
+def definitions(nb) -> dict:
+    "The exported functions and classes of a notebook, with their source"
+    found = {}
+    for c in nb.cells:
+        if c.cell_type == 'code' and re.search(r'^#\| *export', c.source, re.M):
+            lines = c.source.splitlines()
+            for node in ast.parse(c.source).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    first = min([node, *node.decorator_list], key=lambda o: o.lineno)
+                    found[node.name] = '\n'.join(
+                        lines[first.lineno - 1:node.end_lineno])
+    return found
 
 
 def table(rows: dict) -> str:
@@ -85,8 +103,8 @@ def about(nb, rel: Path) -> str:
         titles = {c.name: c.title for c in BOOK}
         needs = [f'[{titles[n]}]({n}.ipynb)' for n in chapter.needs]
     else:
-        exported = '\n'.join(c.source for c in nb.cells if '#| export' in c.source)
-        names = re.findall(r'^from replearn_nb\.([\w.]+) import', exported, re.M)
+        source = '\n'.join(c.source for c in nb.cells if '#| export' in c.source)
+        names = re.findall(r'^from replearn_nb\.([\w.]+) import', source, re.M)
         needs = [f'[{n}]({up}{n.replace(".", "/")}.ipynb)'
                  for n in dict.fromkeys(names)]
     ran = nb.metadata['executed']
@@ -187,11 +205,15 @@ def write_sources(proc: Path):
         rel = p.relative_to(cfg.nbs_path)
         nb = read_nb(p)
         header = '' if rel.name == 'index.ipynb' else about(nb, rel)
+        exported.clear()
+        exported.update(definitions(nb))
         with working_directory(p.parent):
             FilterDefaults()(nb)
         to_myst(nb, rel, header)
         if rel.name == 'index.ipynb':
-            nb.cells.append(mk_cell(f'{cards(proc)}\n\n{contents()}', 'markdown'))
+            after = next(i for i, c in enumerate(nb.cells) if '## The book' in c.source)
+            nb.cells.insert(after + 2, mk_cell(cards(proc), 'markdown'))
+            nb.cells.append(mk_cell(contents(), 'markdown'))
         (proc/rel).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, proc/rel)
     (proc/'results.md').write_text(results_page(cfg.config_path/'docs'),

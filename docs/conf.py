@@ -25,5 +25,5 @@ html_theme_options = dict(
     repository_url=cfg.git_url, repository_branch=cfg.branch, path_to_docs='nbs',
     use_repository_button=True, use_download_button=False, show_navbar_depth=2,
     launch_buttons=dict(colab_url='https://colab.research.google.com'),
-    home_page_in_toc=True)
+    home_page_in_toc=True, navbar_persistent=[])
 html_show_sourcelink = False

@@ -42,6 +42,7 @@ def execute(path: Path):
     seconds = round(time.perf_counter() - start)
     for c in skipped:
         c.metadata['tags'].remove('skip-execution')
+        c.outputs = []
     for c in code:
         c.outputs = [o for o in c.outputs if not is_progress(o)]
     nb.metadata['executed'] = dict(
