@@ -38,7 +38,8 @@ class TableRenderer(ShowDocRenderer):
     "A definition on a page: heading, signature, docstring, parameters, source"
     def _repr_markdown_(self):
         name = self.nm.replace('_', r'\_')
-        parts = [f'<a id="{self.nm}"></a>', f'{"#" * self.title_level} {name}']
+        parts = [f'<a id="def-{self.nm.lower()}"></a>',
+                 f'{"#" * self.title_level} {name}']
         if self.sig is not None:
             shown = (str(p).split(':')[0].split('=')[0]
                      + ('' if p.default is empty else f'={p.default!r}')
@@ -105,8 +106,8 @@ def about(nb, rel: Path) -> str:
     else:
         source = '\n'.join(c.source for c in nb.cells if '#| export' in c.source)
         names = re.findall(r'^from replearn_nb\.([\w.]+) import', source, re.M)
-        needs = [f'[{n}]({up}{n.replace(".", "/")}.ipynb)'
-                 for n in dict.fromkeys(names)]
+        at = {n: n.replace('.', '/').replace('recipes/', 'chapters/') for n in names}
+        needs = [f'[{n}]({up}{page}.ipynb)' for n, page in at.items()]
     ran = nb.metadata['executed']
     took = (f'{ran["seconds"]} s' if ran['seconds'] < 60
             else f'{ran["seconds"] / 60:.1f} minutes')
@@ -119,14 +120,13 @@ def about(nb, rel: Path) -> str:
         'Notebook\n```'])
 
 
-def to_myst(nb, rel: Path, header: str):
+def to_myst(nb, title: str, header: str):
     "Turn what nbdev writes for Quarto into MyST"
-    up, base = '../' * (len(rel.parts) - 1), f'{cfg.doc_host}{cfg.doc_baseurl}/'
     cells = []
     for c in nb.cells:
         if c.cell_type == 'raw':  # made by nbdev from the title cell
             fm = nb.frontmatter_
-            text = f"# {fm.get('title', rel.stem)}\n\n*{fm.get('description', '')}*"
+            text = f"# {fm.get('title', title)}\n\n*{fm.get('description', '')}*"
             c = mk_cell(f'{text}\n\n{header}', 'markdown')
         elif c.cell_type == 'code' and re.search(r'^#\| output: *asis', c.source, re.M):
             text = ''.join(''.join(o.data.get('text/markdown', ''))
@@ -138,16 +138,51 @@ def to_myst(nb, rel: Path, header: str):
             tags = c.metadata.setdefault('tags', [])
             tags += ['remove-input'] if flags.get('echo') == 'false' else []
             tags += ['hide-input'] if flags.get('code-fold') else []
+            shown = c.metadata.setdefault('mystnb', {})
+            if 'hide-cell' in tags:
+                shown |= dict.fromkeys(('code_prompt_show', 'code_prompt_hide'),
+                                       'Solution')
             if 'fig-alt' in flags:
-                c.metadata['mystnb'] = {'image': {'alt': flags['fig-alt']}}
-            for o in c.get('outputs', []):
-                if 'text/markdown' in o.get('data', {}):
-                    text = ''.join(o['data']['text/markdown'])
-                    o['data']['text/markdown'] = text.replace(f']({base}', f']({up}')
-        if c.cell_type == 'markdown':
-            c.source = c.source.replace(f']({base}', f']({up}')
+                shown['image'] = {'alt': flags['fig-alt']}
         cells.append(c)
     nb.cells = cells
+
+
+def texts(nb):
+    "Each Markdown text of a page, as (dict, key)"
+    for c in nb.cells:
+        if c.cell_type == 'markdown':
+            yield c, 'source'
+        for o in c.get('outputs', []):
+            if 'text/markdown' in o.get('data', {}):
+                o['data']['text/markdown'] = ''.join(o['data']['text/markdown'])
+                yield o['data'], 'text/markdown'
+
+
+def link_pages(pages: dict):
+    "Addresses of this site become links within it, to what has a heading there"
+    base = re.escape(f'{cfg.doc_host}{cfg.doc_baseurl}/')
+    anchor = re.compile(r'<a id="def-([^"]+)">')
+    anchors = {rel.with_suffix('.html').as_posix():
+               {a for t, k in texts(nb) for a in anchor.findall(t[k])}
+               for rel, nb in pages.items()}
+    link = re.compile(rf'\[([^\]]+)\]\({base}([^)#]+)(?:#([^)]+))?\)')
+    no_links = re.compile(r'(^#.*$|^`{3,}.*?^`{3,}$)', re.M | re.S)  # headings, code
+    for rel, nb in pages.items():
+        up = '../' * (len(rel.parts) - 1)
+
+        def local(m, up=up):
+            text, page, name = m.groups()
+            text = re.sub('`([^`]+)`', r'<code>\1</code>', text)
+            found = name and name in anchors.get(page, ())
+            to = f'{up}{page}#def-{name}' if found else f'{up}{page}'
+            return f'<a class="reference internal" href="{to}">{text}</a>'
+
+        for t, k in texts(nb):
+            parts = no_links.split(t[k])
+            parts[::2] = [link.sub(local, p) for p in parts[::2]]
+            parts[1::2] = [link.sub(r'\1', p) for p in parts[1::2]]
+            t[k] = ''.join(parts)
 
 
 def directives(cell) -> dict:
@@ -201,6 +236,7 @@ def contents() -> str:
 def write_sources(proc: Path):
     "What Sphinx reads: each notebook, and the page of results"
     nbdev.showdoc.BasicMarkdownRenderer = TableRenderer
+    pages = {}
     for p in nbglob(cfg.nbs_path, as_path=True):
         rel = p.relative_to(cfg.nbs_path)
         nb = read_nb(p)
@@ -209,11 +245,14 @@ def write_sources(proc: Path):
         exported.update(definitions(nb))
         with working_directory(p.parent):
             FilterDefaults()(nb)
-        to_myst(nb, rel, header)
+        to_myst(nb, rel.stem, header)
+        pages[rel] = nb
         if rel.name == 'index.ipynb':
             after = next(i for i, c in enumerate(nb.cells) if '## The book' in c.source)
             nb.cells.insert(after + 2, mk_cell(cards(proc), 'markdown'))
             nb.cells.append(mk_cell(contents(), 'markdown'))
+    link_pages(pages)
+    for rel, nb in pages.items():
         (proc/rel).parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, proc/rel)
     (proc/'results.md').write_text(results_page(cfg.config_path/'docs'),

@@ -10,8 +10,6 @@ extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design']
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'
 nb_merge_streams = True
-nb_code_prompt_show = 'Show {type}'
-nb_code_prompt_hide = 'Hide {type}'
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors = 4
 suppress_warnings = ['myst.xref_missing', 'myst.header', 'misc.highlighting_failure']
@@ -26,4 +24,5 @@ html_theme_options = dict(
     use_repository_button=True, use_download_button=False, show_navbar_depth=2,
     launch_buttons=dict(colab_url='https://colab.research.google.com'),
     home_page_in_toc=True, navbar_persistent=[])
+html_context = dict(default_mode='auto')
 html_show_sourcelink = False
