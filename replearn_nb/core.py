@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ReplearnError', 'need_extra', 'Encoder', 'check_encoder', 'builds', 'mix_seed', 'seed_all', 'local_seed',
            'get_device', 'keep_memory', 'one_thread', 'atomic_path', 'one_sentence', 'write_text', 'write_json',
-           'run_folder', 'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
+           'choose_settings', 'run_folder', 'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
 
 # %% ../nbs/core.ipynb #f0ff3ca5
 import contextlib
@@ -225,6 +225,25 @@ def write_json(
 ):
     "Write a JSON file in one step"
     write_text(path, json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
+
+# %% ../nbs/core.ipynb #efb27424
+def choose_settings(
+    presets: dict[str, dict],  # name of a preset -> its settings
+    preset: str,  # which one
+    **overrides,  # settings that differ; None: as in the preset
+) -> dict:
+    "A preset with some settings changed; a `ReplearnError` names an unknown one"
+    if preset not in presets:
+        choice = ' or '.join(presets)
+        raise ReplearnError(f'There is no preset {preset!r}: choose {choice}')
+    known = presets[preset]
+    changed = {k: v for k, v in overrides.items() if v is not None}
+    for k, v in changed.items():
+        if k not in known:
+            raise ReplearnError(f'There is no setting {k!r}: choose {", ".join(known)}')
+        if isinstance(known[k], int | float) and not v > 0:
+            raise ReplearnError(f'{k} must be above 0, not {v}')
+    return known | changed
 
 # %% ../nbs/core.ipynb #ccdf0f21
 @contextlib.contextmanager

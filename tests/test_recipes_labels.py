@@ -181,7 +181,7 @@ def test_the_recipe_writes_its_report(tmp_path):
 
 @pytest.mark.parametrize('wrong, message', [
     (dict(preset='huge'), "no preset 'huge': choose quick or full"),
-    (dict(step=3), 'no setting step: choose data, seeds'),
+    (dict(step=3), "no setting 'step': choose data, seeds"),
     (dict(data='cats'), "data is 'cats': choose digits or fashion_mnist"),
     (dict(device='abacus'), "no device 'abacus'")])
 def test_wrong_settings_end_before_anything_is_made(tmp_path, wrong, message):

@@ -31,8 +31,8 @@ BOOK = [
     Chapter(
         'simclr', 'SimCLR: learning from views',
         'A representation of images that nobody labelled, and the labels it saves.',
-        minutes=2.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a peer '
-        'publishes 87 minutes for as much on an A6000',
+        minutes=2.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
+        'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
 ]
 
@@ -46,7 +46,8 @@ def choose_preset(
     c, gpu = {c.name: c for c in BOOK}[name], torch.cuda.is_available()
     print(f'{os.cpu_count()} CPU cores, '
           + (torch.cuda.get_device_name() if gpu else 'no GPU'))
-    print(f'This chapter runs its quick preset: about {c.minutes:g} min on two cores.')
+    print('This chapter runs its quick preset: '
+          f'about {c.minutes:g} min on two cores.')
     if gpu:
         print(f"Its last section then runs the full preset on the GPU: {c.full}. "
               "For the quick one alone: preset = 'quick'.")
