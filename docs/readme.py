@@ -27,6 +27,7 @@ def readme(root: Path) -> tuple[str, dict]:
     nb.cells[0].update(cell_type='markdown',
                        source=f"# {title['title']}\n\n> {title['description']}")
     nb.metadata['language_info'] = {'name': 'python'}
+    alts = re.findall(r'^#\| fig-alt: (.+)$', '\n'.join(c.source for c in nb.cells), re.M)
     for c in nb.cells:
         if c.cell_type == 'code':
             c.setdefault('execution_count', None)
@@ -41,6 +42,10 @@ def readme(root: Path) -> tuple[str, dict]:
         enabled=True, remove_input_tags={'remove-input'}))
     text, res = MarkdownExporter(config=config).from_notebook_node(
         nbformat.reads(nb2str(nb), 4), resources)
+    for alt in alts:
+        text = text.replace('![png](', f'![{alt}](', 1)
+    site = re.escape(f'{cfg.doc_host}{cfg.doc_baseurl}/')
+    text = re.sub(rf'({site}[^)#]+#)', r'\1def-', text)  # a definition's anchor there
     return text.strip() + '\n', res['outputs']
 
 
