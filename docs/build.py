@@ -34,6 +34,12 @@ def code(text) -> str:
     return f'`{str(text).replace("|", chr(92) + "|")}`'
 
 
+def plain(default) -> str:
+    "A default as one would write it; a function by its name"
+    text = repr(default)
+    return getattr(default, '__name__', '...') if '<' in text else text
+
+
 class TableRenderer(ShowDocRenderer):
     "A definition on a page: heading, signature, docstring, parameters, source"
     def _repr_markdown_(self):
@@ -42,7 +48,7 @@ class TableRenderer(ShowDocRenderer):
                  f'{"#" * self.title_level} {name}']
         if self.sig is not None:
             shown = (str(p).split(':')[0].split('=')[0]
-                     + ('' if p.default is empty else f'={p.default!r}')
+                     + ('' if p.default is empty else f'={plain(p.default)}')
                      for p in self.sig.parameters.values() if p.name != 'self')
             parts.append(f'```python\n{self.nm}({", ".join(shown)})\n```')
         parts += [self.docs] if self.docs else []
@@ -85,7 +91,7 @@ def table(rows: dict) -> str:
         anno = v.anno
         if not isinstance(anno, str):
             anno = '' if anno in (empty, None) else inspect.formatannotation(anno)
-        default = '' if v.default is empty else code(repr(v.default))
+        default = '' if v.default is empty else code(plain(v.default))
         text = str(v.docment or '').replace('|', r'\|')
         name = '**Returns**' if k == 'return' else code(k)
         lines.append(f'| {name} | {code(anno) if anno else ""} | {default} | {text} |')
@@ -122,7 +128,7 @@ def about(nb, rel: Path) -> str:
 
 def to_myst(nb, title: str, header: str):
     "Turn what nbdev writes for Quarto into MyST"
-    cells = []
+    cells, sections = [], 0
     for c in nb.cells:
         if c.cell_type == 'raw':  # made by nbdev from the title cell
             fm = nb.frontmatter_
@@ -144,6 +150,10 @@ def to_myst(nb, title: str, header: str):
                                        'Solution')
             if 'fig-alt' in flags:
                 shown['image'] = {'alt': flags['fig-alt']}
+        if c.cell_type == 'markdown':
+            sections += len(re.findall('^## ', c.source, re.M))
+            if not sections:  # a definition before the first section
+                c.source = re.sub('^### ', '## ', c.source, flags=re.M)
         cells.append(c)
     nb.cells = cells
 

@@ -12,7 +12,6 @@ nb_render_markdown_format = 'myst'
 nb_merge_streams = True
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors = 4
-suppress_warnings = ['myst.xref_missing', 'myst.header', 'misc.highlighting_failure']
 html_theme = 'sphinx_book_theme'
 html_title = cfg.title
 mathjax = importlib.util.find_spec('sphinx-mathjax-offline').origin

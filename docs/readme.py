@@ -27,7 +27,8 @@ def readme(root: Path) -> tuple[str, dict]:
     nb.cells[0].update(cell_type='markdown',
                        source=f"# {title['title']}\n\n> {title['description']}")
     nb.metadata['language_info'] = {'name': 'python'}
-    alts = re.findall(r'^#\| fig-alt: (.+)$', '\n'.join(c.source for c in nb.cells), re.M)
+    sources = '\n'.join(c.source for c in nb.cells)
+    alts = re.findall(r'^#\| fig-alt: (.+)$', sources, re.M)
     for c in nb.cells:
         if c.cell_type == 'code':
             c.setdefault('execution_count', None)

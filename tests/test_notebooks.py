@@ -110,7 +110,7 @@ GUARD = """#| hide
 # In Colab: install the package, and leave Colab's own torch as it is
 import importlib.util, torch
 if importlib.util.find_spec('replearn_nb') is None:
-    %pip install -q replearn_nb torch=={torch.__version__}"""
+    %pip install -q replearn_nb torch=={torch.__version__.split('+')[0]}"""
 CHAPTERS = [c.name for c in BOOK]
 
 
