@@ -108,9 +108,9 @@ def test_figures_have_their_text(nb):
 
 GUARD = """#| hide
 # In Colab: install the package, and leave Colab's own torch as it is
-import importlib.util, torch
+import importlib.metadata, importlib.util
 if importlib.util.find_spec('replearn_nb') is None:
-    %pip install -q replearn_nb torch=={torch.__version__.split('+')[0]}"""
+    %pip install -q replearn_nb torch=={importlib.metadata.version('torch').split('+')[0]}"""
 CHAPTERS = [c.name for c in BOOK]
 
 
