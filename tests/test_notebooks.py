@@ -108,9 +108,10 @@ def test_figures_have_their_text(nb):
 
 GUARD = """#| hide
 # In Colab: install the package, and leave Colab's own torch as it is
-import importlib.metadata, importlib.util
-if importlib.util.find_spec('replearn_nb') is None:
-    %pip install -q replearn_nb torch=={importlib.metadata.version('torch').split('+')[0]}"""
+from importlib.metadata import version
+from importlib.util import find_spec
+if find_spec('replearn_nb') is None:
+    %pip install -q replearn_nb torch=={version('torch').split('+')[0]}"""
 CHAPTERS = [c.name for c in BOOK]
 
 
