@@ -101,7 +101,7 @@ def test_the_gradients_equal_theirs():
 
 
 def test_what_is_no_bert_is_refused():
-    with pytest.raises(ReplearnError, match='takes a BERT with GELU, not bert with rel'):
+    with pytest.raises(ReplearnError, match='takes a BERT with GELU, not bert with'):
         from_hf(theirs('BertModel', hidden_act='relu'))
     with pytest.raises(ReplearnError, match='cramming variant is no BERT'):
         to_hf(cramming(99))

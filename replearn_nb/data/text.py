@@ -601,8 +601,8 @@ def pack(
     max_len: int,  # tokens a row
     tok: Tokenizer,
     gap: float = .02,  # share of a row that may stay free
-) -> tuple[Tensor, Tensor]:  # ids (rows, max_len) int32; doc: 1, 2, ... or 0 for padding
-    "Rows of whole texts, each in [CLS] and [SEP]; `doc` says which text a token is of"
+) -> tuple[Tensor, Tensor]:  # ids int32, doc int16: each (rows, max_len)
+    "Rows of whole texts, each in [CLS] and [SEP]; `doc` numbers them, 0 for padding"
     most, waiting = max_len - 2, {}
     if most < 1:
         raise ReplearnError(f'A row of {max_len} tokens holds no text: 3 are the least')
