@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .data.images import ImagePreprocessing
-from .data.text import TextPreprocessing
 from .data.sources import file_sha256
+from .data.text import TextPreprocessing
 from replearn_nb.core import (
     ReplearnError,
     get_device,

@@ -149,10 +149,10 @@ def test_it_learns_to_copy():
     dls = tensor_dls((ids, doc), (ids[:50], doc[:50]), bs=50, device='cpu')
     tok = learner().masking.tok
     with local_seed(0):
-        encoder = bert(40, 2, 64, 4, max_len=16, dropout=0.)
+        encoder = cramming(40, 2, 64, 4, max_len=16)
     learn = masked_lm_learner(dls, encoder, tok, progress=False)
-    pretrain(learn, 60, 5e-3)
-    assert learn.recorder.values[-1][2] > .8
+    pretrain(learn, 25, 1e-2)
+    assert learn.recorder.values[-1][2] > .6
     assert learn.recorder.values[-1][1] / math.log(2) < unigram_bits(ids, ids, tok) / 2
 
 

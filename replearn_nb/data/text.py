@@ -265,7 +265,7 @@ def read_docstrings(
 # %% ../../nbs/data/text.ipynb #733ba73d
 def docstrings(
     seed: int = 0,  # of the split
-    smallest: int = 80,  # docstrings that a module must have to be a class
+    smallest: int = 150,  # docstrings that a module must have to be a class
 ) -> 'TextSplits':
     "The standard library's docstrings, and `pydoc`'s topics as unlabelled text"
     name = f'docstrings-{sys.version.split()[0]}.json'

@@ -21,7 +21,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from ..core import ReplearnError, local_seed
