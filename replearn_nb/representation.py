@@ -90,7 +90,7 @@ def features(
 @patch
 def embed(
     self: Representation,
-    items,  # arrays, tensors, PIL images, paths, a list of them, or a folder
+    items,  # arrays, tensors, PIL images, texts, paths, a list of them, or a folder
     bs: int = 256,  # items a batch
     device: str | None = None,  # None: the best there is
     names: list | None = None,  # gets the items' names, in the order of rows
