@@ -120,6 +120,9 @@ def test_more_unlabelled_texts(tmp_path, capsys):
     s = own_texts(tmp_path/'t.csv', unlabelled=tmp_path/'more.txt')
     assert s.part('unlabelled')[0][-2:] == ['one more', 'and another']
     assert 'empty, left out' in capsys.readouterr().err
+    (tmp_path/'more.csv').write_text('body,text\nno,of another column\n')
+    s = own_texts(tmp_path/'t.csv', 'text', unlabelled=tmp_path/'more.csv')
+    assert s.part('unlabelled')[0][-1] == 'of another column'
 
 
 def test_splits_share_nothing_and_repeat():
@@ -220,7 +223,7 @@ def test_empty_and_long_texts_are_said(tok, capsys):
 
 def test_docstrings_are_read_in_the_same_order_without_a_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(text.pooch, 'os_cache', lambda name: tmp_path)
-    found = [(f'word {i} of the module {i % 2}', f'm{i % 2}') for i in range(200)]
+    found = [(f'word {i} of the module {i % 2}', f'm{i % 2}') for i in range(400)]
     monkeypatch.setattr(text, 'read_docstrings', lambda: found)
     a = text.docstrings()
     monkeypatch.setattr(text, 'read_docstrings', lambda: 1 / 0)  # it is cached

@@ -362,13 +362,13 @@ def own_texts(
     data: str | Path,  # what `read_texts` takes
     text_col: str | None = None,
     label_col: str | None = None,
-    unlabelled: str | Path | None = None,  # more texts, for pre-training alone
+    unlabelled: str | Path | None = None,  # more texts, in a column of the same name
     seed: int = 0,  # of the split
 ) -> TextSplits:
     "Somebody's own texts, split"
     texts = read_texts(data, text_col, label_col)
     if unlabelled is not None:
-        more = read_texts(unlabelled)
+        more = read_texts(unlabelled, text_col)
         texts.texts += more.texts
         texts.y = torch.cat([texts.y, torch.full((len(more),), -1)])
         texts.counts += more.counts
