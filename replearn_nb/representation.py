@@ -24,6 +24,7 @@ from torch import nn
 
 from .data.images import ImagePreprocessing
 from .data.sources import file_sha256
+from .data.text import TextPreprocessing
 from replearn_nb.core import (
     ReplearnError,
     get_device,
@@ -36,7 +37,7 @@ from replearn_nb.core import (
 # %% ../nbs/representation.ipynb #f08bebd9
 FORMAT = 1  # of the folder; a reader refuses a newer one
 CARD, WEIGHTS = 'card.json', 'encoder.safetensors'
-PREPROCESSING = {'images': ImagePreprocessing}  # by modality
+PREPROCESSING = {'images': ImagePreprocessing, 'text': TextPreprocessing}
 NEEDED = ('format', 'modality', 'architecture', 'arguments', 'num_features',
           'preprocessing', 'sha256')  # fields that every card has
 
@@ -89,7 +90,7 @@ def features(
 @patch
 def embed(
     self: Representation,
-    items,  # arrays, tensors, PIL images, paths, a list of them, or a folder
+    items,  # arrays, tensors, PIL images, texts, paths, a list of them, or a folder
     bs: int = 256,  # items a batch
     device: str | None = None,  # None: the best there is
     names: list | None = None,  # gets the items' names, in the order of rows
@@ -121,6 +122,8 @@ def save(
             state = self.encoder.state_dict()
             state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
             save_file(state, tmp/WEIGHTS)
+            for name, data in getattr(self.preprocessing, 'files', dict)().items():
+                (tmp/name).write_bytes(data)  # a tokenizer's
             self.card |= self.essentials() | {'sha256': file_sha256(tmp/WEIGHTS)}
             write_json(tmp/CARD, self.card)
             tmp.chmod(0o755)
@@ -250,7 +253,8 @@ def load(
         raise ReplearnError(f'{folder/WEIGHTS} does not fit the architecture '
                             f"{card['architecture']} of its card: {why}") from e
     try:
-        pre = PREPROCESSING[card['modality']].from_dict(card['preprocessing'])
+        pre = PREPROCESSING[card['modality']].from_dict(
+            card['preprocessing'] | dict(folder=folder))
     except ReplearnError as e:
         raise ReplearnError(f'{folder/CARD}: {e}') from e
     return cls(encoder.eval(), pre, card)

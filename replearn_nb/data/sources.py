@@ -61,6 +61,77 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             '67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5')}),
 }
 
+# %% ../../nbs/data/sources.ipynb #1f0713d0
+SOURCES |= {
+    'ag_news': github(
+        'ag_news', 'mhjabreel/CharCnn_Keras/555590db4219b1243abb1918effd6a7425a2d75f/'
+        'data/ag_news_csv', 'research or non-commercial use',
+        {'test.csv': (
+            1_857_427,
+            '521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699'),
+         'classes.txt': (
+            31,
+            '612dbfa932f07a6ed837295a7d5746ce7412e7bb4bc32ba919fdb3cda3a1b9b5')}),
+    'ag_news_alps': github(
+        'ag_news_alps', 'forest-snow/alps/3c7ef2c98249fc975a897b27f275695f97d5b7a9/'
+        'data/agnews', 'research or non-commercial use',
+        {'dev.tsv': (
+            2_030_410,
+            '7a0811e0006080bf4de17752c5466450ff3db778be71bc5bcf3c4e99b5f0803d')}),
+    'sentence_classification': github(
+        'sentence_classification',
+        'harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/'
+        'data', 'MIT (the repository)',
+        {'TREC.train.all': (
+            292_402,
+            'c8183fd8c2a5cc4a9a1c56548d7c6410a8b71ed7843df9ef1f0a05cd7cf2fb3e'),
+         'TREC.test.all': (
+            19_479,
+            '92a6a3cede5678b447ef5f1d7ec474134fcda211e6590e6fa627b4a2c68e4566'),
+         'custrev.all': (
+            374_094,
+            'a3839a79bd3285177a07158c6104b49038a7a06ab2abe897734cde5d22e5e325'),
+         'mpqa.all': (
+            229_972,
+            '661de8a069da4b9845fc8b9ae59cc97ffe554f3018fa6bf0e640e3d626a4eaf7')}),
+}
+
+# %% ../../nbs/data/sources.ipynb #3da88acc
+SOURCES |= {
+    'squad': github(
+        'squad', 'rajpurkar/SQuAD-explorer/eee5fdbf62f8613a7812b03419e6b29617b74fd1/'
+        'dataset', 'CC BY-SA 4.0',
+        {'dev-v1.1.json': (
+            4_854_279,
+            '95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9')}),
+    'wnut17': github(
+        'wnut17',
+        'leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603/'
+        'wnut17train.conll', 'CC BY 4.0',
+        {'wnut17train.conll': (
+            493_781,
+            '731820e13f71af324c6b55a1575ec2ce59fbaa2a0806f8f0400b98d56cd6a7a5'),
+         'emerging.dev.conll': (
+            114_749,
+            'e053b752b8155113ca66e7db08af5f2f5f43ab993694e4774f1ec5bad42312d8'),
+         'emerging.test.annotated': (
+            192_425,
+            '2aa79b764e56ec9264a1b30fdd9b70195bd00ff400b62edd8f399d5f13c178f0')}),
+    'wikiann_en': github(
+        'wikiann_en',
+        'davidsbatista/NER-datasets/db7ff3ca4ba1df39907f8bdc036a556fed5ecde7/'
+        'WikiANN/en', 'none stated',
+        {'train': (
+            1_994_834,
+            'ca569a937f536cfc7e94291fbf631d394ce0c171af4523d96f366a50bd18b388'),
+         'dev': (
+            1_002_261,
+            'e9e42f79be5eba498ac86b7b81612da5ec5ad3d194df25c2e474514434957cf4'),
+         'test': (
+            1_000_256,
+            '798706360692e56b9ce72fe37033c581cc9801b18f22091100b8266e0dc7fccb')}),
+}
+
 # %% ../../nbs/data/sources.ipynb #c488b54d
 def local_file(
     path: str,  # <data set>/<file>

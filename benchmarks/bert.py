@@ -1,0 +1,156 @@
+"""BERT's pre-training beside transformers' BertForMaskedLM: real tokens a second
+
+    python benchmarks/bert.py [--size mini] [--precision bf16] [--out RESULT.json]
+
+The same texts, weights of the same shape, masking rate, tokens a batch and optimiser,
+in turns in one process. Ours packs texts into rows and computes the output layer where
+tokens are hidden; the peer pads each batch to its longest text, as its users do.
+Padding does not count as a token.
+"""
+import json
+import os
+import random
+import shlex
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from operator import truediv
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import BertForMaskedLM
+
+from replearn_nb.core import get_device, keep_memory, local_seed, write_json
+from replearn_nb.data.text import TextPreprocessing, docstrings, train_sentencepieces
+from replearn_nb.encoders.transformer import SIZES, TokenHead, bert, to_hf
+from replearn_nb.pretext.base import pretrain
+from replearn_nb.pretext.masked_lm import BertAdamW, masked_lm_learner
+from replearn_nb.transfer.report import device_name, versions
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def new_encoder(tok, size, max_len):
+    with local_seed(0):
+        return bert(tok.vocab_size, **SIZES[size], max_len=max_len, pad=tok.pad)
+
+
+def ours(splits, tok, size, max_len, bs, device, precision, steps):
+    "Train with replearn_nb: `steps` batches of packed rows"
+    dls = splits.dls(bs, tok, max_len, device)
+    ids, doc = (t[:bs * steps] for t in dls.train.tensors)
+    dls.train.tensors, dls.train.dataset = [ids, doc], range(len(ids))
+    dls.train.n = len(ids)
+    dls.valid.tensors = [t[:1] for t in dls.valid.tensors]
+    dls.valid.dataset, dls.valid.n = range(1), 1
+    learn = masked_lm_learner(dls, new_encoder(tok, size, max_len), tok,
+                              precision=precision, progress=False)
+
+    def train():
+        pretrain(learn, 1, 1e-4, .01)
+        return int((doc > 0).sum())
+    return train
+
+
+def mask(ids, tok):
+    "What transformers' DataCollatorForLanguageModeling does, on a tensor"
+    labels = ids.clone()
+    special = torch.isin(ids, torch.tensor(tok.special))
+    chosen = torch.rand(ids.shape).masked_fill(special, 1.) < .15
+    labels[~chosen] = -100
+    masked = chosen & (torch.rand(ids.shape) < .8)
+    other = chosen & ~masked & (torch.rand(ids.shape) < .5)
+    seen = ids.masked_fill(masked, tok.mask)
+    return torch.where(other, torch.randint_like(ids, tok.vocab_size), seen), labels
+
+
+def peer(splits, tok, size, max_len, bs, device, precision, steps):
+    "Train BertForMaskedLM: batches of whole texts, padded, about as many real tokens"
+    encoder = new_encoder(tok, size, max_len)
+    model: BertForMaskedLM = to_hf(encoder, TokenHead(encoder)).to(device).train()
+    opt, pre = BertAdamW(model.parameters()), TextPreprocessing(tok, max_len)
+    encoded = tok.encode(splits.part('unlabelled')[0])
+    lengths = [min(len(t), max_len - 2) + 2 for t in encoded]
+    texts = max(1, round(bs * max_len / statistics.mean(lengths)))
+    order = random.Random(0)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16')
+
+    def train():
+        keep_memory(device.type == 'cpu')
+        real = 0
+        for _ in range(steps):
+            rows = order.sample(range(len(encoded)), texts)
+            ids = pre.pad([encoded[i] for i in rows]).long()
+            seen, labels = mask(ids, tok)
+            there = (ids != tok.pad).long()
+            real += int(there.sum())
+            with autocast:
+                loss = model(seen.to(device), attention_mask=there.to(device),
+                             labels=labels.to(device)).loss
+            opt.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+            opt.step()
+        keep_memory(False)
+        return real
+    return train
+
+
+def timed(train, device):
+    "Real tokens a second"
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    n = train()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    return n / (time.perf_counter() - start)
+
+
+@app.command()
+def speed(
+    size: str = 'mini', max_len: int = 128, vocab_size: int = 8000, bs: int = 16,
+    steps: int = 8, rounds: int = 5, precision: str = 'fp32',
+    device: Annotated[str | None, typer.Option(help='None: the best there is')] = None,
+    out: Annotated[str | None, typer.Option(help='a JSON file to write')] = None,
+):
+    "Real tokens a second of both, in turns; medians, and the median of the ratios"
+    begin, device = time.perf_counter(), get_device(device)
+    splits = docstrings()
+    tok = train_sentencepieces(splits.part('unlabelled')[0], vocab_size)
+    args = splits, tok, size, max_len, bs, device, precision, steps
+    runs = dict(ours=ours(*args), transformers=peer(*args))
+    rates = {k: [] for k in runs}
+    for train in runs.values():  # warm up
+        timed(train, device)
+    for i in range(rounds):
+        for k in list(runs)[::1 if i % 2 else -1]:
+            rates[k].append(timed(runs[k], device))
+    ratio = statistics.median(map(truediv, rates['ours'], rates['transformers']))
+    median = {k: statistics.median(v) for k, v in rates.items()}
+    table = Table('method', 'real tokens/s')
+    for k, v in median.items():
+        table.add_row(k, f'{v:,.0f}')
+    Console().print(table, f'ours / transformers: {ratio:.2f}')
+    facts = dict(
+        benchmark='bert speed', command=shlex.join(['python', *sys.argv]),
+        device=device_name(device), cores=os.cpu_count(), seed=0, data='docstrings',
+        size=size, max_len=max_len, vocab_size=tok.vocab_size, rows=bs, steps=steps,
+        rounds=rounds, precision=precision,
+        tokens_per_second={k: round(v) for k, v in median.items()},
+        all_rounds={k: [round(o) for o in v] for k, v in rates.items()},
+        ours_to_transformers=round(ratio, 3),
+        minutes=round((time.perf_counter() - begin) / 60, 2),
+        versions=versions() | {'transformers': version('transformers')})
+    if out:
+        write_json(out, facts)
+    else:
+        print(json.dumps(facts, indent=1))
+
+
+if __name__ == '__main__':
+    app()

@@ -1,0 +1,237 @@
+"Texts: bad bytes and tables, tokens beside the peer's, rows that waste nothing"
+import json
+import random
+from collections import Counter
+
+import pandas as pd
+import pytest
+import torch
+
+from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.data import text
+from replearn_nb.data.text import (
+    MAX_CHARS,
+    TextPreprocessing,
+    WordPieces,
+    decode,
+    make_texts,
+    own_texts,
+    pack,
+    read_texts,
+    split_texts,
+    train_sentencepieces,
+    wasted,
+)
+
+WORDS = 'the cat sat on a mat and then it ran to some other mat in town'.split()
+
+
+def lines(n=400, seed=0):
+    rng = random.Random(seed)
+    return [' '.join(rng.choices(WORDS, k=rng.randint(1, 60))) for _ in range(n)]
+
+
+@pytest.fixture(scope='module')
+def tok():
+    return train_sentencepieces(lines(), 60)
+
+
+def test_a_table_with_everything_wrong(tmp_path):
+    path = tmp_path/'reviews.csv'
+    rows = [b'Review,Stars', b'good,1', b'caf\xe9,1', 'café,0'.encode(), b',1',
+            b'b\0ad,0', b'"two\nlines",0', b'x' * 10_000_000 + b',1']
+    path.write_bytes(b'\r\n'.join(rows))
+    t = read_texts(path, 'review', 'stars')
+    assert t.texts[:5] == ['good', 'café', 'café', 'bad', 'two lines']
+    assert len(t.texts[5]) == MAX_CHARS
+    assert t.counts == {'lines not in UTF-8': 1, 'NULs': 1, 'empty, left out': 1,
+                        f'cut at {MAX_CHARS:,} characters': 1}
+    assert t.y.tolist() == [1, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize('suffix', ['csv', 'tsv', 'jsonl', 'parquet'])
+def test_every_table_gives_the_same(tmp_path, suffix):
+    df = pd.DataFrame(dict(text=['a "b", c', 'd\te', 'ü'], label=['1', '2', '1']))
+    path = tmp_path/f't.{suffix}'
+    if suffix == 'jsonl':
+        df.to_json(path, orient='records', lines=True)
+    elif suffix == 'parquet':
+        df.to_parquet(path)
+    else:
+        df.to_csv(path, sep='\t' if suffix == 'tsv' else ',', index=False)
+    t = read_texts(path)
+    assert t.texts == ['a "b", c', 'd e', 'ü'] and t.y.tolist() == [0, 1, 0]
+
+
+def test_missing_labels_are_unknown(tmp_path):
+    rows = [dict(text='a', label='x'), dict(text='b'), dict(text='c', label='y'),
+            dict(text=None, label='y'), dict(text='d', label=None)]
+    path = tmp_path/'t.jsonl'
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    t = read_texts(path)
+    assert t.y.tolist() == [0, -1, 1, -1] and t.counts['empty, left out'] == 1
+
+
+def test_errors_say_what_would_be_right(tmp_path):
+    path = tmp_path/'t.csv'
+    path.write_text('words,topic\na,x\n')
+    with pytest.raises(ReplearnError, match='no column body; its columns are: words, '):
+        read_texts(path, 'body')
+    with pytest.raises(ReplearnError, match='no column text or .*; its columns are'):
+        read_texts(path)
+    with pytest.raises(ReplearnError, match='no column kind'):
+        read_texts(path, 'words', 'kind')
+    with pytest.raises(ReplearnError, match="only the class 'x'"):
+        own_texts(path, 'words')
+    with pytest.raises(ReplearnError, match='There is no file or folder'):
+        read_texts(tmp_path/'none.csv')
+    with pytest.raises(ReplearnError, match='is no table of texts'):
+        read_texts(path.rename(tmp_path/'t.xls'))
+    (tmp_path/'bad.jsonl').write_text('{"text": "a"}\n{oops')
+    with pytest.raises(ReplearnError, match="Can't read .*bad.jsonl as jsonl"):
+        read_texts(tmp_path/'bad.jsonl')
+    (tmp_path/'bad.parquet').write_text('no')
+    with pytest.raises(ReplearnError, match="Can't read .*bad.parquet as parquet"):
+        read_texts(tmp_path/'bad.parquet')
+    (tmp_path/'empty.csv').write_text('')
+    with pytest.raises(ReplearnError, match="Can't read .*empty.csv"):
+        read_texts(tmp_path/'empty.csv')
+
+
+def test_a_folder_with_parts_and_classes(tmp_path):
+    for part, n in dict(train=6, test=3).items():
+        for c in 'neg', 'pos':
+            (tmp_path/part/c).mkdir(parents=True)
+            for i in range(n):
+                (tmp_path/part/c/f'{i}.txt').write_text(f'{part} {c} {i}')
+    (tmp_path/'train'/'pos'/'empty.txt').write_text(' ')
+    (tmp_path/'unlabelled').mkdir()
+    (tmp_path/'unlabelled'/'0.txt').write_bytes(b'\xff\xfeh\0i\0')
+    s = own_texts(tmp_path)
+    assert s.texts.classes == ['neg', 'pos'] and len(s.test) == 6
+    assert all(t.startswith('test') for t in s.part('test')[0])
+    assert 'hi' in s.part('unlabelled')[0] and len(s.train) + len(s.valid) == 12
+
+
+def test_more_unlabelled_texts(tmp_path, capsys):
+    (tmp_path/'t.csv').write_text('text,label\n' + ''.join(
+        f'text {i},{i % 2}\n' for i in range(20)))
+    (tmp_path/'more.txt').write_text('one more\n\nand another\n')
+    s = own_texts(tmp_path/'t.csv', unlabelled=tmp_path/'more.txt')
+    assert s.part('unlabelled')[0][-2:] == ['one more', 'and another']
+    assert 'empty, left out' in capsys.readouterr().err
+    (tmp_path/'more.csv').write_text('body,text\nno,of another column\n')
+    s = own_texts(tmp_path/'t.csv', 'text', unlabelled=tmp_path/'more.csv')
+    assert s.part('unlabelled')[0][-1] == 'of another column'
+
+
+def test_splits_share_nothing_and_repeat():
+    t = make_texts(lines(200), [f'c{i % 3}' for i in range(150)] + [''] * 50)
+    a, b = split_texts(t, seed=3), split_texts(t, seed=3)
+    assert a.hash == b.hash and all(
+        torch.equal(getattr(a, p), getattr(b, p)) for p in ('train', 'valid', 'test'))
+    parts = [set(getattr(a, p).tolist()) for p in ('unlabelled', 'valid', 'test')]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and len(parts[0]) == 158
+    assert set(a.train.tolist()) <= parts[0]
+    assert not torch.equal(a.test, split_texts(t, seed=4).test)
+
+
+def test_without_labels_there_is_something_to_validate_on():
+    s = split_texts(make_texts(lines(50)))
+    assert len(s.valid) == 5 and len(s.test) == len(s.train) == 0
+
+
+@pytest.mark.parametrize('kind', ['short', 'long', 'all just over half', 'mixed'])
+@pytest.mark.parametrize('max_len', [64, 128, 512])
+def test_packing_wastes_two_percent_at_most_and_loses_nothing(tok, kind, max_len):
+    rng = random.Random(0)
+    length = {'short': lambda: rng.randint(1, 12), 'mixed': lambda: int(
+        rng.lognormvariate(4, 1.2)) + 1, 'long': lambda: rng.randint(400, 3000),
+        'all just over half': lambda: max_len // 2 + 5}[kind]
+    n = {'long': 200, 'short': 20_000}.get(kind, 3000)
+    texts = [[rng.randint(3, tok.mask - 1) for _ in range(length())] for _ in range(n)]
+    ids, doc = pack(texts, max_len, tok)
+    assert wasted(doc) <= .02
+    inner = ids[(doc > 0) & (ids != tok.cls) & (ids != tok.sep)]
+    assert Counter(inner.tolist()) == Counter(i for t in texts for i in t)
+    starts = (ids == tok.cls).sum()
+    assert starts == (ids == tok.sep).sum() == doc.max(1).values.sum()
+    assert ((ids == tok.pad) == (doc == 0)).all()
+
+
+def test_batches_repeat_from_a_seed(tok):
+    t = split_texts(make_texts(lines(200), ['a', 'b'] * 100))
+    orders = []
+    for seed in 5, 5, 6:
+        dls = t.dls(4, tok, 32, 'cpu')
+        dls.train.rng.seed(seed)
+        orders.append(torch.cat([x for x, _ in dls.train]))
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+
+
+def test_sentencepieces_are_the_same_on_every_run(tok):
+    assert tok.data == train_sentencepieces(lines(), 60).data
+    t = 'then it ran to town'
+    assert tok.decode(tok.encode([t])[0]) == t
+    ids = [tok.pad, tok.unk, tok.cls, tok.sep, tok.mask]
+    assert len(set(ids)) == 5 and max(ids) == tok.vocab_size - 1
+    assert tok.pieces([tok.mask, tok.cls]) == ['[MASK]', '[CLS]']
+
+
+def test_too_little_text_for_a_vocabulary():
+    with pytest.raises(ReplearnError, match='finds no vocabulary in 0 texts'):
+        train_sentencepieces([], 50)
+
+
+def peer(pieces, lower):
+    transformers = pytest.importorskip('transformers')
+    return transformers.BertTokenizer(
+        vocab={p: i for i, p in enumerate(pieces)}, do_lower_case=lower)
+
+
+@pytest.mark.parametrize('lower', [True, False])
+def test_wordpieces_equal_the_peers(lower):
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    letters = [chr(c) for c in range(33, 127)] + ['é', 'ü', '你', '—']
+    words = ['the', 'The', 'un', 'able', 'naive', 'naïve', 'ing']
+    pieces = special + letters + words + [
+        f'##{o}' for o in letters + words if o not in '你—']
+    ours = WordPieces('\n'.join(pieces).encode(), lower)
+    for t in ['The unable, naïve Naive!', "don't $5.00 (walking)", 'x你好 — y\tz\n',
+              'È ü ǆ', 'a' * 101 + ' ok', '', 'zero\u200bwidth \u00a0 é', 'A~B`C^D']:
+        want = peer(pieces, lower)(t, add_special_tokens=False)['input_ids']
+        assert ours.encode([t])[0] == want, t
+
+
+def test_a_vocabulary_without_mask_is_refused():
+    with pytest.raises(ReplearnError, match=r'has no \[MASK\]'):
+        WordPieces(b'[PAD]\n[UNK]\n[CLS]\n[SEP]\nword')
+
+
+def test_empty_and_long_texts_are_said(tok, capsys):
+    pre, skipped, got = TextPreprocessing(tok, 10), [], []
+    for names, x in pre.batches(['the cat', '\0 ', 'mat ' * 99], 1, skipped):
+        got += names
+        assert x.shape[1] <= 10
+    assert got == ['0', '2'] and skipped[0][0] == '1'
+    assert '1 are empty and left out, 1 are cut at 10' in capsys.readouterr().err
+    with pytest.raises(ReplearnError, match='None of 2 texts'):
+        list(pre.batches(['', ' ']))
+    with pytest.raises(ReplearnError, match='item 1 is int'):
+        list(pre.batches(['a', 3]))
+
+
+def test_docstrings_are_read_in_the_same_order_without_a_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(text.pooch, 'os_cache', lambda name: tmp_path)
+    found = [(f'word {i} of the module {i % 2}', f'm{i % 2}') for i in range(400)]
+    monkeypatch.setattr(text, 'read_docstrings', lambda: found)
+    a = text.docstrings()
+    monkeypatch.setattr(text, 'read_docstrings', lambda: 1 / 0)  # it is cached
+    assert text.docstrings().hash == a.hash and a.texts.classes == ['m0', 'm1']
+    assert len(a.unlabelled) > len(a.train)  # pydoc's topics
+
+
+def test_decode_leaves_good_text_alone():
+    with local_seed(0):
+        good = ''.join(chr(c) for c in torch.randint(32, 0x2000, (500,)).tolist())
+    assert decode(good.encode()) == good
