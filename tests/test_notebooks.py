@@ -136,7 +136,7 @@ def test_chapter(name):
     assert any(f"preset = choose_preset('{name}')" in t for t in text)
     full = [t for t in text if re.search(r"(?<!def )\brun\('full'", t)]
     assert full and all(t.startswith("if preset == 'full':") for t in full)
-    exercises = ''.join(text).split('## Exercises')[1]
+    exercises = '\n'.join(text).split('## Exercises')[1]
     assert 3 <= len(re.findall(r'^\*\*\d\.\*\*', exercises, re.M)) <= 5
     solutions = [c for c in nb['cells'] if 'hide-cell' in c['metadata'].get('tags', [])]
     assert len(solutions) >= 3
