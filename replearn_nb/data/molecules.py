@@ -11,6 +11,7 @@ __all__ = ['ANY_ATOM', 'MASKED_ATOM', 'CHIRALITIES', 'BONDS', 'SELF_LOOP', 'MASK
 
 # %% ../../nbs/data/molecules.ipynb #f686e2a0
 import hashlib
+import io
 import math
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ import pandas as pd
 import pooch
 import torch
 from fastcore.basics import patch
+from matplotlib.colors import to_rgb
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -311,6 +314,18 @@ def to_pyg(graphs: Graphs) -> list:
     return [Data(x=g.x, edge_index=g.edge_index, edge_attr=g.edge_attr) for g in parts]
 
 # %% ../../nbs/data/molecules.ipynb #a946cb70
+def _draw(mol, colours: dict, side: int = 280) -> Image.Image:
+    "RDKit's drawing, atoms marked by name of colour"
+    from rdkit.Chem.Draw import rdMolDraw2D
+    drawing = rdMolDraw2D.MolDraw2DCairo(side, side)
+    marked = {int(a): to_rgb(c) for a, c in colours.items()}
+    rdMolDraw2D.PrepareAndDrawMolecule(
+        drawing, mol, highlightAtoms=list(marked), highlightAtomColors=marked,
+        highlightBonds=[])
+    drawing.FinishDrawing()
+    return Image.open(io.BytesIO(drawing.GetDrawingText()))
+
+
 def show_molecules(
     smiles: Sequence[str],
     titles: Sequence | None = None,  # what to write below each
@@ -320,8 +335,6 @@ def show_molecules(
 ) -> np.ndarray:  # the matplotlib axes, (rows, ncols)
     "Draw molecules, with marked atoms"
     parsed = [parse(s) for s in smiles]
-    from matplotlib.colors import to_rgb
-    from rdkit.Chem import Draw
     ncols = max(1, min(ncols, len(parsed)))
     shape = math.ceil(len(parsed) / ncols), ncols
     fig, axes = plt.subplots(
@@ -329,9 +342,7 @@ def show_molecules(
     for ax in axes.flat:
         ax.axis('off')
     for i, (ax, mol) in enumerate(zip(axes.flat, parsed, strict=False)):
-        marked = {a: to_rgb(c) for a, c in (colours[i] if colours else {}).items()}
-        ax.imshow(Draw.MolToImage(mol, (280, 280), highlightAtoms=list(marked),
-                                  highlightAtomColors=marked, highlightBonds=[]))
+        ax.imshow(_draw(mol, colours[i] if colours else {}))
         if titles is not None:
             ax.set_title(str(titles[i]), fontsize=9, y=-.1)
     fig.tight_layout(pad=.3)
@@ -699,7 +710,7 @@ def assemble(
 
 # %% ../../nbs/data/molecules.ipynb #be3e1adc
 TASKS = {'lipophilic': 'MolLogP', 'polar': 'TPSA', 'complex': 'BertzCT',
-         'druglike': 'qed'}  # name -> RDKit's descriptor
+         'compact': 'BalabanJ'}  # name -> RDKit's descriptor
 COUNTS = ('RingCount', 'NumRotatableBonds', 'NumHDonors', 'NumHAcceptors',
           'NumAromaticRings', 'FractionCSP3', 'NumHeteroatoms', 'HeavyAtomCount')
 

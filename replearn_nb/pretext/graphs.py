@@ -59,7 +59,8 @@ def graph_learner(
             raise ReplearnError(f'Batches should begin with Graphs, not with {type(x)}')
         model = model.to(dls.device)
         check_encoder(model.encoder, x)
-    cbs = [EpochSeeds(seed), task, WatchCollapse(), *training_cbs(dls.device, precision)]
+    cbs = [EpochSeeds(seed), task, WatchCollapse()]
+    cbs += training_cbs(dls.device, precision)
     if progress:
         cbs += [ShowProgress(loss=lambda o: o.smooth_loss)]
     learn = Learner(dls, model, loss_func, opt_func=opt_func, metrics=metric, cbs=cbs)

@@ -123,6 +123,19 @@ class TaskProbe:
                    for p in self.probes]
         return torch.stack(columns, 1)
 
+    def head(self, num_features: int) -> nn.Linear:  # features -> logits of the tasks
+        "The same as a layer, to begin fine-tuning with"
+        layer = nn.Linear(num_features, len(self.probes))
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.zero_()
+            for t, probe in enumerate(self.probes):
+                if probe is not None:
+                    two = probe.head()
+                    layer.weight[t] = two.weight[1] - two.weight[0]
+                    layer.bias[t] = two.bias[1] - two.bias[0]
+        return layer
+
 # %% ../../nbs/transfer/tasks.ipynb #1b6a6c86
 @dataclass
 class TunedTasks:
@@ -166,6 +179,7 @@ def finetune_tasks(
     lr: float = 1e-3,  # of the head
     encoder_lr: float | None = None,  # of the encoder; None: as the head's
     dropout: float | None = None,  # in the encoder; None: as it has
+    head: nn.Linear | None = None,  # start from it, e.g. `TaskProbe.head`
     checks: int = 5,  # looks at the validation data while training
     seed: int = 0,
     device=None,  # None: the best there is
@@ -174,8 +188,9 @@ def finetune_tasks(
     _check_tasks(x, y, x_valid, y_valid)
     device, checks = get_device(device), min(checks, steps)
     with local_seed(seed):
-        model = Classifier(copy.deepcopy(encoder),
-                           nn.Linear(encoder.num_features, y.shape[1]))
+        new = nn.Linear(encoder.num_features, y.shape[1])
+        model = Classifier(*copy.deepcopy((encoder, head or new)))
+        model.requires_grad_(True)
         if dropout is not None:
             model.encoder.dropout = dropout
         dls = DataLoaders(
@@ -188,6 +203,7 @@ def finetune_tasks(
                         splitter=encoder_and_head, cbs=cbs)
         rates = np.array([lr if encoder_lr is None else encoder_lr, lr])
         with learn.no_bar(), learn.no_logging():
+            learn.validate()  # the first check
             learn.fit_one_cycle(checks, rates)
     return TunedTasks(learn)
 
