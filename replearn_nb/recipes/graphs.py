@@ -304,8 +304,8 @@ def evaluate(
     known = y.flatten().isfinite().nonzero()[:, 0].numpy()
     draw = draw_entries if budgets else (lambda y, budget, seed: known)
     task = LabelTask(y, splits.part('valid')[1], yt, mean_roc_auc, 'ROC-AUC', draw)
-    df = label_efficiency(task, {k: partial(remember, k, v) for k, v in methods.items()},
-                          budgets or [1], cfg['draws'])
+    remembering = {k: partial(remember, k, v) for k, v in methods.items()}
+    df = label_efficiency(task, remembering, budgets or [1], cfg['draws'])
     columns = 'method task budget seed score'.split()
     return df, pd.DataFrame(per_task, columns=columns)
 
