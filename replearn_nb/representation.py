@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .data.images import ImagePreprocessing
+from .data.molecules import MoleculePreprocessing
 from .data.sources import file_sha256
 from .data.text import TextPreprocessing
 from replearn_nb.core import (
@@ -37,7 +38,8 @@ from replearn_nb.core import (
 # %% ../nbs/representation.ipynb #f08bebd9
 FORMAT = 1  # of the folder; a reader refuses a newer one
 CARD, WEIGHTS = 'card.json', 'encoder.safetensors'
-PREPROCESSING = {'images': ImagePreprocessing, 'text': TextPreprocessing}
+PREPROCESSING = {p.kind: p for p in (
+    ImagePreprocessing, TextPreprocessing, MoleculePreprocessing)}
 NEEDED = ('format', 'modality', 'architecture', 'arguments', 'num_features',
           'preprocessing', 'sha256')  # fields that every card has
 

@@ -1,0 +1,271 @@
+"""Pre-training on molecules beside PyTorch Geometric, and featurisation beside RDKit
+
+    python benchmarks/graphs.py speed [--bs 256] [--out RESULT.json]
+    python benchmarks/graphs.py features [--out RESULT.json]
+
+Speed: attribute masking with the paper's GIN (5 layers of 300) in float32; the peer is
+the same network of PyG's message passing with PyG's DataLoader, a mask drawn for each
+molecule. In turns in one process; and the floor: forward, backward and step alone, on a
+batch that stays. Features: SMILES to graphs, beside a plain loop.
+"""
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from operator import truediv
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from rdkit import Chem
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import add_self_loops
+
+from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls, write_json
+from replearn_nb.data.molecules import (
+    BONDS,
+    CHIRALITIES,
+    DIRECTIONS,
+    assemble,
+    read_graphs,
+    to_pyg,
+)
+from replearn_nb.encoders.gin import gin
+from replearn_nb.pretext.base import pretrain
+from replearn_nb.pretext.graphs import attrmask_learner
+from replearn_nb.transfer.report import device_name, versions
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Device = Annotated[str | None, typer.Option(help='None: the best there is')]
+Out = Annotated[str | None, typer.Option(help='a JSON file to write')]
+
+
+class PeerConv(MessagePassing):
+    "The paper's layer with PyG: a message is a neighbour's state plus the bond's"
+    def __init__(self, dim):
+        super().__init__(aggr='add')
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+        self.edge_embedding1 = nn.Embedding(6, dim)
+        self.edge_embedding2 = nn.Embedding(3, dim)
+
+    def forward(self, x, edge_index, edge_attr):
+        edge_index, _ = add_self_loops(edge_index, num_nodes=len(x))
+        loops = edge_attr.new_tensor([[4, 0]]).expand(len(x), 2)
+        attr = torch.cat([edge_attr, loops])
+        bonds = self.edge_embedding1(attr[:, 0]) + self.edge_embedding2(attr[:, 1])
+        return self.propagate(edge_index, x=x, bonds=bonds)
+
+    def message(self, x_j, bonds):
+        return x_j + bonds
+
+    def update(self, total):
+        return self.mlp(total)
+
+
+class PeerGNN(nn.Module):
+    "The paper's network with PyG"
+    def __init__(self, layers=5, dim=300):
+        super().__init__()
+        self.x_embedding1 = nn.Embedding(120, dim)
+        self.x_embedding2 = nn.Embedding(3, dim)
+        self.gnns = nn.ModuleList(PeerConv(dim) for _ in range(layers))
+        self.batch_norms = nn.ModuleList(nn.BatchNorm1d(dim) for _ in range(layers))
+        self.head = nn.Linear(dim, 119)
+
+    def forward(self, data):
+        h = self.x_embedding1(data.x[:, 0]) + self.x_embedding2(data.x[:, 1])
+        for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
+            h = norm(conv(h, data.edge_index, data.edge_attr))
+            h = F.relu(h) if i + 1 < len(self.gnns) else h
+        return h
+
+
+class Masked(torch.utils.data.Dataset):
+    "PyG's graphs, each masked as it is fetched"
+    def __init__(self, graphs):
+        self.data = to_pyg(graphs)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        d = self.data[i]
+        rows = torch.randperm(len(d.x))[:int(.15 * len(d.x) + 1)]
+        x = d.x.clone()
+        x[rows] = torch.tensor([119, 0])
+        mask = torch.zeros(len(d.x), dtype=torch.bool)
+        mask[rows] = True
+        return Data(x=x, edge_index=d.edge_index, edge_attr=d.edge_attr, mask=mask,
+                    element=d.x[:, 0])
+
+
+def ours(graphs, bs, device):
+    "Train with replearn_nb"
+    with local_seed(0):
+        encoder = gin()
+    dls = tensor_dls((graphs,), (graphs[:bs],), bs, device)
+    learn = attrmask_learner(dls, encoder, progress=False)
+
+    def train():
+        pretrain(learn, 1, 1e-3, 0.)
+        return len(dls.train)
+    return train
+
+
+def peer(graphs, bs, device, workers):
+    "Train with PyG, as its examples do"
+    with local_seed(0):
+        model = PeerGNN().to(device)
+    opt = torch.optim.Adam(model.parameters(), 1e-3)
+    loader = DataLoader(Masked(graphs), bs, shuffle=True, drop_last=True,
+                        num_workers=workers, persistent_workers=workers > 0)
+
+    def train():
+        model.train()
+        for data in loader:
+            data = data.to(device)
+            value = F.cross_entropy(model.head(model(data)[data.mask]),
+                                    data.element[data.mask])
+            opt.zero_grad()
+            value.backward()
+            opt.step()
+        return len(loader)
+    return train
+
+
+def floor(graphs, bs, device, steps):
+    "Forward, backward and step of our network, on a batch that stays"
+    with local_seed(0):
+        model = nn.ModuleList([gin(), nn.Linear(300, 119)]).to(device)
+    opt, batch = torch.optim.Adam(model.parameters(), 1e-3), graphs[:bs].to(device)
+    rows = torch.arange(0, len(batch.x), 6, device=device)
+    answer = batch.x[rows, 0]
+
+    def train():
+        keep_memory(device.type == 'cpu')
+        for _ in range(steps):
+            h = model[0].forward_features(batch)
+            value = F.cross_entropy(model[1](h[rows]), answer)
+            opt.zero_grad()
+            value.backward()
+            opt.step()
+        keep_memory(False)
+        return steps
+    return train
+
+
+def timed(train, bs, device):
+    "Graphs a second"
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    steps = train()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    return steps * bs / (time.perf_counter() - start)
+
+
+def write(out, started, **facts):
+    "The JSON of a measurement: what, on what, how long"
+    facts |= dict(
+        command=shlex.join(['python', *sys.argv]), cores=os.cpu_count(), seed=0,
+        minutes=round((time.perf_counter() - started) / 60, 2), versions=versions() | {
+            k: version(k) for k in ('rdkit', 'torch_geometric')})
+    if out:
+        write_json(out, facts)
+    else:
+        print(json.dumps(facts, indent=1))
+
+
+@app.command()
+def speed(
+    bs: int = 256, steps: int = 0, rounds: int = 5, workers: int = 0,
+    device: Device = None, out: Out = None,
+):
+    "Graphs a second of ours, PyG and the floor, in turns; medians and ratios"
+    started, device = time.perf_counter(), get_device(device)
+    steps = steps or (100 if device.type == 'cuda' else 4)
+    graphs, _ = read_graphs(assemble(min(bs * steps, 5000)))
+    graphs = graphs[torch.arange(bs * steps) % len(graphs)]
+    runs = dict(ours=ours(graphs, bs, device), pyg=peer(graphs, bs, device, workers),
+                floor=floor(graphs, bs, device, steps))
+    rates = {k: [] for k in runs}
+    for train in runs.values():  # warm up, and start the workers
+        timed(train, bs, device)
+    for i in range(rounds):
+        for k in list(runs)[i % 3:] + list(runs)[:i % 3]:
+            rates[k].append(timed(runs[k], bs, device))
+    median = {k: statistics.median(v) for k, v in rates.items()}
+    ratios = {k: statistics.median(map(truediv, rates['ours'], rates[k]))
+              for k in ('pyg', 'floor')}
+    table = Table('method', 'graphs/s', 'ours / it')
+    for k, v in median.items():
+        table.add_row(k, f'{v:.0f}', f'{ratios[k]:.2f}' if k in ratios else '')
+    Console().print(table)
+    write(out, started, benchmark='graphs speed', device=device_name(device), batch=bs,
+          steps=steps, rounds=rounds, workers=workers,
+          atoms_a_graph=round(len(graphs.x) / len(graphs), 1),
+          graphs_per_second={k: round(v, 1) for k, v in median.items()},
+          all_rounds={k: [round(o, 1) for o in v] for k, v in rates.items()},
+          ours_to_pyg=round(ratios['pyg'], 3), ours_to_floor=round(ratios['floor'], 3))
+
+
+def plain(smiles):
+    "A PyG graph for each SMILES, as one writes it down"
+    graphs = []
+    for s in smiles:
+        mol = Chem.MolFromSmiles(s)
+        x = [[a.GetAtomicNum() - 1, CHIRALITIES.get(str(a.GetChiralTag()), 0)]
+             for a in mol.GetAtoms()]
+        edges, attr = [], []
+        for b in mol.GetBonds():
+            i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
+            kind = [BONDS.get(str(b.GetBondType()), 0),
+                    DIRECTIONS.get(str(b.GetBondDir()), 0)]
+            edges += [[i, j], [j, i]]
+            attr += [kind, kind]
+        graphs.append(Data(
+            x=torch.tensor(x), edge_index=torch.tensor(edges).reshape(-1, 2).T,
+            edge_attr=torch.tensor(attr).reshape(-1, 2)))
+    return graphs
+
+
+@app.command()
+def features(n: int = 8000, rounds: int = 3, out: Out = None):
+    "Molecules a second: ours, ours from its cache, and a plain loop, in turns"
+    started, smiles = time.perf_counter(), assemble(n)
+    rates = dict(ours=[], cached=[], plain=[])
+    ways = dict(ours=read_graphs, cached=read_graphs, plain=plain)
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as d:
+            os.environ['XDG_CACHE_HOME'] = d
+            for k, fn in ways.items():
+                start = time.perf_counter()
+                fn(smiles)
+                rates[k].append(n / (time.perf_counter() - start))
+    ratios = {k: statistics.median(map(truediv, rates[k], rates['plain']))
+              for k in ('ours', 'cached')}
+    table = Table('method', 'molecules/s', 'to the plain loop')
+    for k, v in rates.items():
+        table.add_row(k, f'{statistics.median(v):.0f}', f'{ratios.get(k, 1):.2f}')
+    Console().print(table)
+    write(out, started, benchmark='graphs features', molecules=n, rounds=rounds,
+          device='cpu', molecules_per_second={
+              k: round(statistics.median(v), 1) for k, v in rates.items()},
+          ours_to_plain=round(ratios['ours'], 3),
+          cached_to_plain=round(ratios['cached'], 3))
+
+
+if __name__ == '__main__':
+    app()

@@ -1,0 +1,108 @@
+"Many tasks with missing labels: scores beside scikit-learn, draws, fits, changes"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import ttest_rel
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.transfer.tasks import (
+    TaskProbe,
+    changes,
+    draw_entries,
+    finetune_tasks,
+    mean_roc_auc,
+    only,
+    plot_changes,
+    task_scores,
+)
+
+@pytest.fixture
+def labels():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (300, 5)).astype(float)
+    y[rng.random((300, 5)) < .4] = np.nan
+    y[:, 4] = np.where(np.isnan(y[:, 4]), np.nan, 1)  # one class only
+    return y, rng.integers(0, 20, (300, 5)).astype(float)
+
+
+def test_scores_are_scikit_learns(labels):
+    y, score = labels
+    found = task_scores(torch.tensor(y), torch.tensor(score))
+    for t in range(4):
+        known = np.isfinite(y[:, t])
+        assert found[t] == pytest.approx(roc_auc_score(y[known, t], score[known, t]))
+    assert np.isnan(found[4])
+    assert mean_roc_auc(y, score) == pytest.approx(found[:4].mean())
+    assert np.isnan(mean_roc_auc(y[:, 4:], score[:, 4:]))
+    with pytest.raises(ValueError, match='Scores of shape'):
+        mean_roc_auc(y, score[:, :2])
+
+
+def test_a_draw_shows_so_many_labels_of_each_class_and_no_others(labels):
+    y = torch.tensor(labels[0][:, :4])
+    for seed in range(5):
+        entries = draw_entries(y, 7, seed)
+        assert len(set(entries.tolist())) == 7 * 2 * 4
+        rows, seen = only(y, entries)
+        for t in range(4):
+            assert [(seen[:, t] == c).sum() for c in (0, 1)] == [7, 7]
+        known = seen.isfinite()
+        assert torch.equal(seen[known], y[rows][known])
+    assert set(draw_entries(y, 3, 1)) <= set(draw_entries(y, 7, 1))
+    assert set(draw_entries(y, 7, 1)) != set(draw_entries(y, 7, 2))
+    with pytest.raises(ReplearnError, match='task 4 has 0 of class 0'):
+        draw_entries(labels[0], 3, 0)
+
+
+def test_probe_is_one_for_each_task(labels):
+    y = torch.tensor(labels[0], dtype=torch.float32)
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    together = TaskProbe.fit(x, y).predict(x)
+    for t in range(4):
+        alone = TaskProbe.fit(x, y[:, t:t + 1]).predict(x)[:, 0]
+        torch.testing.assert_close(together[:, t], alone)
+    assert (together[:, 4] == 0).all()
+
+
+class Toy(nn.Module):
+    num_features = 12
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 12), nn.ReLU())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_finetuning_repeats_and_leaves_the_encoder_alone():
+    with local_seed(0):
+        x, encoder = torch.randn(80, 4), Toy()
+    y = (x[:, :2] > 0).float()
+    y[::2, 0], y[1::3, 1] = float('nan'), float('nan')
+    before = [p.clone() for p in encoder.parameters()]
+    a, b = (finetune_tasks(encoder, x[:60], y[:60], x[60:], y[60:], steps=30, lr=1e-2,
+                           seed=1, device='cpu').predict(x) for _ in range(2))
+    assert torch.equal(a, b) and mean_roc_auc(y, a) > .8
+    assert all(map(torch.equal, before, encoder.parameters()))
+    with pytest.raises(ReplearnError, match='No label is known'):
+        finetune_tasks(encoder, x, torch.full((80, 2), float('nan')), x, y)
+
+
+def test_interval_agrees_with_the_paired_t_test():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(.7, .02, 10), rng.normal(.72, .02, 10)
+    df = pd.DataFrame([('scratch', 't', s, v) for s, v in enumerate(a)]
+                      + [('p', 't', s, v) for s, v in enumerate(b)],
+                      columns='method task seed score'.split())
+    row = changes(df).iloc[0]
+    interval = ttest_rel(b, a).confidence_interval(.95)
+    assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+    ax = plot_changes(changes(df))
+    star = '*' if row.low > 0 or row.high < 0 else ''
+    assert ax.texts[0].get_text() == f'{100 * (b - a).mean():+.1f}{star}'
+    with pytest.raises(ReplearnError, match="no method 'none' to compare"):
+        changes(df, 'none')
