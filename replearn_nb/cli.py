@@ -51,6 +51,8 @@ def as_command(
     "The same function for typer: its docments become help, its report is shown"
     docs, params = docments(run), []
     for p in inspect.signature(run).parameters.values():
+        if p.kind == p.VAR_KEYWORD:  # settings that only Python callers change
+            continue
         kind = p.annotation
         if isinstance(kind, UnionType):
             kind = next(t for t in get_args(kind) if t is not type(None)) | None

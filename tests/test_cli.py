@@ -17,6 +17,7 @@ from PIL import Image
 from replearn_nb import cli
 from replearn_nb.data.images import digits
 from replearn_nb.recipes import simclr
+from replearn_nb.recipes.book import BOOK
 from replearn_nb.representation import CARD, Representation
 
 @pytest.fixture
@@ -156,7 +157,8 @@ def sentence(err):
     (('run', 'simclr', '--data', '{flat}', '--labels', 'no.csv'), 'no.csv'),
     (('run', 'simclr', '--data', '{flat}', '--labels', '{wrong}'), 'colour, when'),
     (('run', 'simclr', '--data', '{labels}'), 'labels.csv'),
-    (('run', 'simclr', '--preset', 'huge'), "no preset 'huge': choose quick or full"),
+    *((('run', c.name, '--preset', 'huge'), "no preset 'huge': choose quick or full")
+      for c in BOOK),
     (('run', 'simclr', '--epochs', '0'), 'epochs must be above 0, not 0'),
     (('run', 'simclr', '--device', 'abacus'), "no device 'abacus'"),
     (('run', 'simclr', '--out', '{labels}'), 'labels.csv'),
