@@ -167,7 +167,7 @@ def sentence(err):
     (('embed', '{rep}', '{flat}', '-o', 'v.csv'), '.npy or .parquet'),
     (('embed', '{empty}', '{flat}'), 'holds no representation'),
     (('embed', '{labels}', '{flat}'), 'is a file: name the folder'),
-    (('embed', '{text}', '{flat}'), 'is a representation of text'),
+    (('embed', '{sound}', '{flat}'), 'is a representation of sound'),
     (('transfer', '{rep}', '--data', '{flat}'), 'has no labels: give a CSV'),
     (('show', '{empty}'), 'report.json'),
 ])
@@ -175,15 +175,16 @@ def test_wrong_input(replearn, photos, rep, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'empty').mkdir()
     (tmp_path/'wrong.csv').write_text('colour,when\nred,now\n')
-    shutil.copytree(rep, tmp_path/'text')
-    card = json.loads((rep/CARD).read_text()) | dict(modality='text')
-    (tmp_path/'text'/CARD).write_text(json.dumps(card))
+    shutil.copytree(rep, tmp_path/'sound')
+    card = json.loads((rep/CARD).read_text()) | dict(modality='sound')
+    (tmp_path/'sound'/CARD).write_text(json.dumps(card))
     places = dict(empty=tmp_path/'empty', flat=photos/'flat', rep=rep,
                   labels=photos/'labels.csv', wrong=tmp_path/'wrong.csv',
-                  text=tmp_path/'text')
+                  sound=tmp_path/'sound')
     code, _, err = replearn(*[a.format(**places) for a in args])
     assert code == 1 and says in sentence(err)
-    left = {p.name for p in tmp_path.iterdir()} - {'empty', 'wrong.csv', 'text', 'runs'}
+    made = {'empty', 'wrong.csv', 'sound', 'runs'}
+    left = {p.name for p in tmp_path.iterdir()} - made
     assert not left, 'nothing is left behind'
     assert not (tmp_path/'runs').exists() or not any((tmp_path/'runs').iterdir())
 

@@ -266,7 +266,7 @@ def read_docstrings(
 def docstrings(
     seed: int = 0,  # of the split
     smallest: int = 150,  # docstrings that a module must have to be a class
-) -> 'TextSplits':
+):  # TextSplits
     "The standard library's docstrings, and `pydoc`'s topics as unlabelled text"
     name = f'docstrings-{sys.version.split()[0]}.json'
     cached = Path(pooch.os_cache('replearn_nb'))/name
