@@ -10,6 +10,7 @@ extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design']
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'myst'
 nb_merge_streams = True
+nb_ipywidgets_js = {}  # nothing remote
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors = 4
 html_theme = 'sphinx_book_theme'

@@ -45,6 +45,7 @@ def execute(path: Path):
         c.outputs = []
     for c in code:
         c.outputs = [o for o in c.outputs if not is_progress(o)]
+    nb.metadata.pop('widgets', None)  # of progress bars
     nb.metadata['executed'] = dict(
         code=fingerprint(nb), seconds=seconds, cores=os.cpu_count())
     nbformat.write(nb, path)
