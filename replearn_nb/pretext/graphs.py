@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from ..core import ReplearnError, check_encoder, local_seed
 from ..encoders.gin import gin, pool_atoms
+from .base import PretextModel, pretext_learner, training_cbs
 from replearn_nb.data.molecules import (
     MASKED_ATOM,
     MASKED_BOND,
     Graphs,
     MoleculePreprocessing,
 )
-from .base import PretextModel, pretext_learner, training_cbs
 
 # %% ../../nbs/pretext/graphs.ipynb #0c359809
 def graph_learner(

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ..core import ReplearnError, check_encoder, local_seed
 from ..data.images import ImagePreprocessing
+from .base import PretextModel, pretext_learner, training_cbs
 from .optim import lars
 from .views import simclr_views
-from .base import PretextModel, pretext_learner, training_cbs
 
 # %% ../../nbs/pretext/simclr.ipynb #583075e5
 class _Gather(torch.autograd.Function):
