@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from replearn_nb.core import write_json
+from replearn_nb.core import keep_memory, write_json
 from replearn_nb.transfer.report import device_name, versions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -38,6 +38,17 @@ def alternate(functions, rounds):
         for k in names[i % len(names):] + names[:i % len(names)]:
             done[k].append(timed(functions[k]))
     return done
+
+
+def train_on(loss, opt, steps, device):
+    "Forward, backward and step, with nothing around them"
+    keep_memory(device.type == 'cpu')
+    for _ in range(steps):
+        value = loss()
+        opt.zero_grad()
+        value.backward()
+        opt.step()
+    keep_memory(False)
 
 
 def compare(runs, rounds, unit):

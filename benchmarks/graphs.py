@@ -14,7 +14,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import Device, Out, app, compare, write
+from common import Device, Out, app, compare, train_on, write
 from rdkit import Chem
 from torch import nn
 from torch_geometric.data import Data
@@ -22,7 +22,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops
 
-from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls
+from replearn_nb.core import get_device, local_seed, tensor_dls
 from replearn_nb.data.molecules import (
     BONDS,
     CHIRALITIES,
@@ -137,15 +137,12 @@ def floor(graphs, bs, device, steps):
     rows = torch.arange(0, len(batch.x), 6, device=device)
     answer = batch.x[rows, 0]
 
+    def loss():
+        h = model[0].forward_features(batch)
+        return F.cross_entropy(model[1](h[rows]), answer)
+
     def train():
-        keep_memory(device.type == 'cpu')
-        for _ in range(steps):
-            h = model[0].forward_features(batch)
-            value = F.cross_entropy(model[1](h[rows]), answer)
-            opt.zero_grad()
-            value.backward()
-            opt.step()
-        keep_memory(False)
+        train_on(loss, opt, steps, device)
         return steps * bs
     return train
 

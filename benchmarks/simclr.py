@@ -11,7 +11,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from common import Device, Out, app, compare, write
+from common import Device, Out, app, compare, train_on, write
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
@@ -19,7 +19,7 @@ from lightly.utils.lars import LARS as PeerLARS
 from PIL import Image
 from torch import nn
 
-from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls
+from replearn_nb.core import get_device, local_seed, tensor_dls
 from replearn_nb.data.images import cifar10
 from replearn_nb.encoders.convnets import resnet18
 from replearn_nb.pretext.base import pretrain
@@ -95,16 +95,13 @@ def floor(x, bs, device, precision, steps):
     views = views.contiguous(memory_format=torch.channels_last)
     target = torch.arange(2 * bs, device=device).roll(bs)
 
+    def loss():
+        with autocast(device, precision):
+            z = F.normalize(model(views).float(), dim=1)
+            return F.cross_entropy(z @ z.T / .5, target)
+
     def train():
-        keep_memory(device.type == 'cpu')
-        for _ in range(steps):
-            with autocast(device, precision):
-                z = F.normalize(model(views).float(), dim=1)
-                value = F.cross_entropy(z @ z.T / .5, target)
-            opt.zero_grad()
-            value.backward()
-            opt.step()
-        keep_memory(False)
+        train_on(loss, opt, steps, device)
         return steps * bs
     return train
 
