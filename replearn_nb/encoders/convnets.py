@@ -13,7 +13,13 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from ..core import ReplearnError, builds, check_encoder, load_weights, need_extra
+from replearn_nb.core import (
+    ReplearnError,
+    builds,
+    check_encoder,
+    load_weights,
+    need_extra,
+)
 
 # %% ../../nbs/encoders/convnets.ipynb #94c99d88
 class ConvEncoder(nn.Module):
