@@ -82,8 +82,18 @@ class Report:
 
     @property
     def table(self) -> pd.DataFrame:
-        "The scores: method, budget, seed, score, metric"
+        "The scores: method, budget (0: all labels), seed, score, metric"
         return pd.DataFrame(self.scores, columns=list(SCORE))
+
+    @property
+    def few(self) -> pd.DataFrame:
+        "The scores with a budget of labels"
+        return self.table[self.table.budget > 0]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        "Mean ± standard deviation, a row for each method"
+        return summary(self.table).rename(columns={0: 'all'})
 
 
 SCORE = {'method': str, 'budget': int | float, 'seed': int, 'score': int | float,
@@ -94,7 +104,7 @@ def sentences(
     report: Report,
 ) -> list[str]:
     "What a report found: the labels saved, then its headline numbers"
-    said, saving = [], best_saving(report.table)
+    said, saving = [], best_saving(report.few)
     if saving is not None:
         metric = report.scores[0]['metric']
         plural = '' if saving.budget == 1 else 's'
@@ -128,7 +138,7 @@ def show(
         metric = self.scores[0]['metric']
         table = Table(title=f'{metric} by labels per class, mean ± sd', box=SIMPLE,
                       padding=(0, 0, 0, 1))
-        cells = summary(self.table)
+        cells = self.cells
         table.add_column('method', no_wrap=True)
         for column in map(str, cells.columns):
             table.add_column(column, justify='right')
@@ -155,7 +165,7 @@ def __repr__(self: Report):
 @patch
 def _repr_html_(self: Report):
     lines = ''.join(f'<p>{escape(line)}</p>' for line in sentences(self))
-    return (summary(self.table).to_html() if self.scores else '') + lines
+    return (self.cells.to_html() if self.scores else '') + lines
 
 # %% ../../nbs/transfer/report.ipynb #2332c01a
 def check_report(
@@ -209,11 +219,18 @@ def save(
 # %% ../../nbs/transfer/report.ipynb #267a74c3
 @patch
 def figure(self: Report) -> Figure:
-    "The label-efficiency figure of the scores"
+    "The label-efficiency figure; of all labels only, each method's mean and spread"
     fig = Figure(figsize=(7, 4.2), layout='constrained')
     if self.scores:
         title, metric = f'{self.recipe} on {self.data}', self.scores[0]['metric']
-        plot_label_efficiency(self.table, fig.subplots(), title, metric)
+        if len(self.few):
+            plot_label_efficiency(self.few, fig.subplots(), title, metric)
+        else:
+            groups = self.table.groupby('method', sort=False).score
+            ax, std = fig.subplots(), groups.std().fillna(0)
+            ax.errorbar(groups.mean(), std.index, xerr=std, fmt='ok', capsize=3)
+            ax.set(xlabel=f'{metric} with all labels', title=title)
+            ax.invert_yaxis()
     return fig
 
 # %% ../../nbs/transfer/report.ipynb #6c3895ff
