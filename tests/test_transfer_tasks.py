@@ -8,14 +8,15 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.transfer.probes import LinearProbe
 from replearn_nb.transfer.tasks import (
-    TaskProbe,
     changes,
     draw_entries,
     finetune_tasks,
     mean_roc_auc,
     only,
     plot_changes,
+    probe_tasks,
     task_scores,
 )
 
@@ -57,14 +58,22 @@ def test_a_draw_shows_so_many_labels_of_each_class_and_no_others(labels):
         draw_entries(labels[0], 3, 0)
 
 
-def test_probe_is_one_for_each_task(labels):
+def test_probe_is_one_for_each_task_with_its_own_strength(labels):
     y = torch.tensor(labels[0], dtype=torch.float32)
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
-    together = TaskProbe.fit(x, y).predict(x)
-    for t in range(4):
-        alone = TaskProbe.fit(x, y[:, t:t + 1]).predict(x)[:, 0]
-        torch.testing.assert_close(together[:, t], alone)
-    assert (together[:, 4] == 0).all()
+    y[:200, 3] = (x[:200, 3] > 0).float()  # only here is there anything to learn
+    y[200:, 3] = float('nan')  # and nothing to choose the strength on
+    data = x[:200], y[:200], x[200:], y[200:]
+    together = probe_tasks(*data)
+    assert not any(p.requires_grad for p in together.parameters())
+    for t in range(3):
+        a, b = (part[:, t].isfinite() for part in (data[1], data[3]))
+        alone = LinearProbe.fit(x[:200][a], y[:200][a, t].long(), x[200:][b],
+                                y[200:][b, t].long())
+        odds = alone.logits(x) @ torch.tensor([-1., 1], dtype=torch.float64)
+        torch.testing.assert_close(together(x)[:, t], odds.float(), atol=1e-4, rtol=0)
+    assert task_scores(y[:200], together(x[:200]))[3] > .95
+    assert (together(x)[:, 4] == 0).all()
 
 
 class Toy(nn.Module):

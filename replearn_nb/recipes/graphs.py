@@ -61,13 +61,13 @@ from replearn_nb.pretext.graphs import (
     supervised_learner,
 )
 from replearn_nb.transfer.tasks import (
-    TaskProbe,
     changes,
     draw_entries,
     finetune_tasks,
     mean_roc_auc,
     only,
     plot_changes,
+    probe_tasks,
     task_scores,
 )
 
@@ -196,12 +196,12 @@ def fingerprint_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> m
     "Morgan fingerprints with a linear model, and with a random forest"
     bits = fingerprints(splits.mols.smiles)
     x = {p: torch.tensor(bits[getattr(splits, p)], dtype=torch.float32) for p in PARTS}
-    y, both = splits.part('train')[1], torch.tensor([[-1.], [1.]])
-    both = both.expand(2, bits.shape[1])  # bits have one unit already
+    y, yv = splits.part('train')[1], splits.part('valid')[1]
+    one = torch.tensor([[-1.], [1.]]).expand(2, bits.shape[1])  # bits keep their unit
 
     def linear(labelled, seed):
         rows, seen = only(y, labelled)
-        return TaskProbe.fit(x['train'][rows], seen, .01, both).predict(x['test'])
+        return probe_tasks(x['train'][rows], seen, x['valid'], yv, one)(x['test'])
 
     def forest(labelled, seed):
         rows, seen = only(y, labelled)
@@ -259,14 +259,14 @@ def network_methods(
         if not cfg['probe_first']:
             return train(rep.encoder, labelled, seed, lr=cfg['tune_lr'])
         rows, seen = only(y, labelled)
-        probe = TaskProbe.fit(rep.features(g[rows]).cpu(), seen)
-        head = probe.head(rep.encoder.num_features)
+        ours, held = (rep.features(part).cpu() for part in (g[rows], gv))
+        head = probe_tasks(ours, seen, held, yv)
         return train(rep.encoder, labelled, seed, head=head, lr=cfg['tune_lr'] / 3,
                      encoder_lr=cfg['tune_lr'] / 10)
 
     def linear(labelled, seed):
         rows, seen = only(y, labelled)
-        return TaskProbe.fit(f['train'][rows], seen).predict(f['test'])
+        return probe_tasks(f['train'][rows], seen, f['valid'], yv)(f['test'])
 
     return {'scratch': scratch, 'random+linear': linear} | {
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
