@@ -77,7 +77,7 @@ def test_pretraining_never_sees_the_test():
 
 
 @pytest.mark.parametrize('text,options,message', [
-    ('mol,y\nC,1\n', dict(label_col='y'), "no column 'smiles'; its columns are: mol"),
+    ('mol,y\nC,1\n', dict(label_col='y'), "no column smiles; its columns are: mol"),
     ('smiles,y\nC,1\nCC,0\n', {}, 'Name it with --label-col'),
     ('smiles,y\nC,1\nCC,1\n', dict(label_col='y'), 'one class only'),
     ('smiles,y\nC,1\nCC,2\nCCC,3\n', dict(label_col='y'), 'numbers for labels'),

@@ -444,7 +444,8 @@ def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report
     table = write_changes(pd.concat([scores, mean.assign(task='mean')]), folder)
     combined = table[table.task == 'mean'].iloc[-1]
     told = dict(gain=combined.change, gain_low=combined.low, gain_high=combined.high)
-    for (task, method), score in scores.groupby(['task', 'method']).score.mean().items():
+    each = scores.groupby(['task', 'method']).score.mean()
+    for (task, method), score in each.items():
         told[f'{method} on {task}'] = score
     told = {k: round(float(v), 4) for k, v in told.items()}
     keep(reps, told, folder)
