@@ -80,7 +80,6 @@ def test_pretraining_never_sees_the_test():
     ('mol,y\nC,1\n', dict(label_col='y'), "no column smiles; its columns are: mol"),
     ('smiles,y\nC,1\nCC,0\n', {}, 'Name it with --label-col'),
     ('smiles,y\nC,1\nCC,1\n', dict(label_col='y'), 'one class only'),
-    ('smiles,y\nC,1\nCC,2\nCCC,3\n', dict(label_col='y'), 'numbers for labels'),
     ('smiles,y\nx,1\ny,0\n', dict(label_col='y'), 'None of 2 SMILES can be read'),
     ('smiles,y\nC,1\nCC,0\n', dict(label_col='y', pretrain_on='none.smi'),
      "Can't read none.smi"),
@@ -147,3 +146,19 @@ def test_full_run(few, tmp_path):
     rep = Representation.load(tmp_path/'r'/'representation')
     held = [s for mols in sets.values() for s in split(mols).held]
     assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
+
+
+def test_labels_that_are_numbers(short, tmp_path):
+    mols = embedded(150)
+    size = mols.graphs.n_atoms.numpy() * 100.
+    pd.DataFrame(dict(smiles=mols.smiles, weight=size)).to_csv(tmp_path/'mols.csv')
+    report = run(out=str(tmp_path/'r'), data=str(tmp_path/'mols.csv'), device='cpu',
+                 label_col='weight')
+    assert set(report.table.metric) == {'minus RMSE'} and set(report.few.budget) == {3}
+    assert set(report.table.method) == METHODS
+    best = report.table.groupby('method').score.mean()['fingerprint+forest']
+    assert -2 * size.std() < best < 0  # in the unit of the column
+    assert sentences(report)[0].startswith('With 3 labels a task ')
+    assert 'minus RMSE by labels per task' in str(report)
+    assert report.figure().axes[0].get_xlabel() == 'labels per task'
+    assert (pd.read_csv(tmp_path/'r'/'changes.csv').task == 'weight').all()

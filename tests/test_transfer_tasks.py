@@ -4,7 +4,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import ttest_rel
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
@@ -13,7 +16,9 @@ from replearn_nb.transfer.tasks import (
     changes,
     draw_entries,
     finetune_tasks,
+    mean_minus_rmse,
     mean_roc_auc,
+    minus_rmse,
     only,
     plot_changes,
     probe_tasks,
@@ -76,6 +81,29 @@ def test_probe_is_one_for_each_task_with_its_own_strength(labels):
     assert (together(x)[:, 4] == 0).all()
 
 
+def test_probe_of_numbers_is_scikit_learns_ridge():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 6, generator=g) * torch.tensor([1., 9, 1, 1, 1, .1]) + 5
+    y = x[:, :2] @ torch.randn(2, 1, generator=g) + torch.randn(90, 1, generator=g) * 3
+    layer = probe_tasks(x[:60], y[:60], x[60:], y[60:], kind='regression')
+    fits = [make_pipeline(StandardScaler(), Ridge(10. ** k)).fit(x[:60], y[:60, 0])
+            for k in range(-2, 5)]
+    best = max(fits, key=lambda f: f.score(x[60:], y[60:, 0]))
+    assert layer(x)[:, 0].numpy() == pytest.approx(best.predict(x), abs=1e-3)
+
+
+def test_scores_of_numbers():
+    y = np.array([[1., np.nan, np.nan], [3, 5, np.nan]])
+    prediction = np.array([[2., 9, 9], [5, 2, 9]])
+    assert minus_rmse(y, prediction) == pytest.approx(
+        [-(2.5 ** .5), -3, np.nan], nan_ok=True)
+    assert mean_minus_rmse(y, prediction) == pytest.approx(-(2.5 ** .5 + 3) / 2)
+    drawn = draw_entries(y[:, :2], 1, 0, 'regression')
+    assert len(drawn) == 2 and np.isfinite(y[:, :2].ravel()[drawn]).all()
+    with pytest.raises(ReplearnError, match='training; task 1 has 1'):
+        draw_entries(y[:, :2], 2, 0, 'regression')
+
+
 class Toy(nn.Module):
     num_features = 12
 
@@ -99,6 +127,17 @@ def test_finetuning_repeats_and_leaves_the_encoder_alone():
     assert all(map(torch.equal, before, encoder.parameters()))
     with pytest.raises(ReplearnError, match='No label is known'):
         finetune_tasks(encoder, x, torch.full((80, 2), float('nan')), x, y)
+
+
+def test_finetuning_to_numbers():
+    with local_seed(0):
+        x, encoder = torch.randn(160, 4), Toy()
+    y = torch.stack([x[:, 0] + x[:, 1], -x[:, 2]], 1)
+    y[::3, 0] = float('nan')
+    tuned = finetune_tasks(encoder, x[:100], y[:100], x[100:130], y[100:130], steps=300,
+                           lr=2e-2, device='cpu', kind='regression')
+    errors = minus_rmse(y[130:], tuned.predict(x[130:]))
+    assert (errors > -.5 * np.nanstd(y, 0)).all()
 
 
 def test_interval_agrees_with_the_paired_t_test():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PRESETS', 'MEASURED', 'settings', 'MoleculeSplits', 'split', 'without', 'step_learner', 'new_encoder',
-           'pretrain_all', 'fingerprint_methods', 'random_features', 'network_methods', 'evaluate', 'headline',
-           'load_splits', 'run', 'keep', 'write_changes', 'run_full']
+           'pretrain_all', 'fingerprint_methods', 'random_features', 'network_methods', 'predict', 'choose_budgets',
+           'evaluate', 'headline', 'load_splits', 'run', 'keep', 'write_changes', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from torch import Tensor, nn
 
 from ..encoders.gin import gin
@@ -61,14 +61,13 @@ from replearn_nb.pretext.graphs import (
     supervised_learner,
 )
 from replearn_nb.transfer.tasks import (
+    METRICS,
     changes,
     draw_entries,
     finetune_tasks,
-    mean_roc_auc,
     only,
     plot_changes,
     probe_tasks,
-    task_scores,
 )
 
 # %% ../../nbs/chapters/graphs.ipynb #ff0b45af
@@ -126,13 +125,13 @@ PRESETS = dict(
     quick=dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
         dropout=0., steps=24, tune_lr=3e-3, probe_first=True, budgets=(5, 20), draws=5,
-        forest=30,
+        forest=30, jobs=None,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
         dropout=.5, steps=None, tune_lr=1e-3, probe_first=False, budgets=(), draws=10,
-        forest=500,
+        forest=500, jobs=-1,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'))
 MEASURED = 'bbbp', 'tox21', 'sider', 'toxcast'  # the data sets of `full`
@@ -194,25 +193,27 @@ def pretrain_all(
 # %% ../../nbs/chapters/graphs.ipynb #85fa357c
 def fingerprint_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> method
     "Morgan fingerprints with a linear model, and with a random forest"
-    bits = fingerprints(splits.mols.smiles)
+    bits, kind = fingerprints(splits.mols.smiles), splits.mols.kind
     x = {p: torch.tensor(bits[getattr(splits, p)], dtype=torch.float32) for p in PARTS}
-    y, yv = splits.part('train')[1], splits.part('valid')[1]
     one = torch.tensor([[-1.], [1.]]).expand(2, bits.shape[1])  # bits keep their unit
 
-    def linear(labelled, seed):
-        rows, seen = only(y, labelled)
-        return probe_tasks(x['train'][rows], seen, x['valid'], yv, one)(x['test'])
+    def linear(rows, seen, held, seed):
+        return probe_tasks(
+            x['train'][rows], seen, x['valid'], held, one, kind)(x['test'])
 
-    def forest(labelled, seed):
-        rows, seen = only(y, labelled)
-        columns = []
+    def forest(rows, seen, held, seed):
+        columns, options = [], dict(random_state=seed, n_jobs=cfg['jobs'])
         for column in seen.T:
             known = column.isfinite()
-            trees = RandomForestClassifier(cfg['forest'], random_state=seed)
-            trees.fit(x['train'][rows][known], column[known])
-            p = trees.predict_proba(x['test'])
-            columns.append(p[:, -1] if p.shape[1] > 1 else 0 * p[:, 0])
-        return np.stack(columns, 1)
+            data = x['train'][rows][known], column[known]
+            if kind == 'regression':
+                trees = RandomForestRegressor(cfg['forest'], **options).fit(*data)
+                columns.append(trees.predict(x['test']))
+            else:
+                trees = RandomForestClassifier(cfg['forest'], **options).fit(*data)
+                p = trees.predict_proba(x['test'])
+                columns.append(p[:, -1] if p.shape[1] > 1 else 0 * p[:, 0])
+        return torch.tensor(np.stack(columns, 1))
 
     return {'fingerprint+linear': linear, 'fingerprint+forest': forest}
 
@@ -241,37 +242,60 @@ def network_methods(
     device: torch.device,
 ) -> dict:  # name -> method
     "From scratch, at random, and from each pretext"
-    (g, y), (gv, yv), (gt, _) = map(splits.part, PARTS)
-    first = next(iter(reps.values())).encoder
+    (g, _), (gv, _), (gt, _) = map(splits.part, PARTS)
+    first, kind = next(iter(reps.values())).encoder, splits.mols.kind
     f = random_features(first, splits, device)
 
-    def train(net, labelled, seed, **kwargs):
-        rows, seen = only(y, labelled)
+    def train(net, rows, seen, held, seed, **kwargs):
         steps = cfg['steps'] or 100 * -(-len(rows) // 32)  # the paper's 100 epochs
-        fitted = finetune_tasks(net, g[rows], seen, gv, yv, steps, seed=seed, checks=3,
-                                dropout=cfg['dropout'], device=device, **kwargs)
+        fitted = finetune_tasks(
+            net, g[rows], seen, gv, held, steps, seed=seed, checks=3, kind=kind,
+            dropout=cfg['dropout'], device=device, **kwargs)
         return fitted.predict(gt)
 
-    def scratch(labelled, seed):
-        return train(new_encoder(cfg, seed), labelled, seed, lr=cfg['tune_lr'])
+    def scratch(rows, seen, held, seed):
+        return train(new_encoder(cfg, seed), rows, seen, held, seed, lr=cfg['tune_lr'])
 
-    def tuned(rep, labelled, seed):
+    def tuned(rep, rows, seen, held, seed):
         if not cfg['probe_first']:
-            return train(rep.encoder, labelled, seed, lr=cfg['tune_lr'])
-        rows, seen = only(y, labelled)
-        ours, held = (rep.features(part).cpu() for part in (g[rows], gv))
-        head = probe_tasks(ours, seen, held, yv)
-        return train(rep.encoder, labelled, seed, head=head, lr=cfg['tune_lr'] / 3,
-                     encoder_lr=cfg['tune_lr'] / 10)
+            return train(rep.encoder, rows, seen, held, seed, lr=cfg['tune_lr'])
+        frozen = [rep.features(part).cpu() for part in (g[rows], gv)]
+        head = probe_tasks(frozen[0], seen, frozen[1], held, kind=kind)
+        return train(rep.encoder, rows, seen, held, seed, head=head,
+                     lr=cfg['tune_lr'] / 3, encoder_lr=cfg['tune_lr'] / 10)
 
-    def linear(labelled, seed):
-        rows, seen = only(y, labelled)
-        return probe_tasks(f['train'][rows], seen, f['valid'], yv)(f['test'])
+    def linear(rows, seen, held, seed):
+        return probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)(f['test'])
 
     return {'scratch': scratch, 'random+linear': linear} | {
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
+def predict(method, splits: MoleculeSplits, labelled, seed: int) -> Tensor:
+    "What a method says of the test molecules, in the unit of the labels"
+    rows, seen = only(splits.part('train')[1], labelled)
+    held, centre, unit = splits.part('valid')[1], 0., 1.
+    if splits.mols.kind == 'regression':
+        centre = seen.nanmean(0)
+        unit = (seen - centre).square().nanmean(0).sqrt()
+        unit = torch.where(unit > 0, unit, 1.)
+    return method(rows, (seen - centre) / unit, (held - centre) / unit,
+                  seed) * unit + centre
+
+
+def choose_budgets(splits: MoleculeSplits, cfg: dict) -> list[int]:
+    "Those of the settings for which there are enough training labels"
+    y, of = splits.part('train')[1], ''
+    least = int(y.isfinite().sum(0).min())
+    if splits.mols.kind == 'classification':
+        least, of = min(int((y == c).sum(0).min()) for c in (0, 1)), ' of one class'
+    budgets = [b for b in cfg['budgets'] if b <= least]
+    if cfg['budgets'] and not budgets:
+        raise ReplearnError(f'A task has only {least} training labels{of}; '
+                            f'the smallest budget is {min(cfg["budgets"])}')
+    return budgets
+
+# %% ../../nbs/chapters/graphs.ipynb #5dd84efc
 def evaluate(
     splits: MoleculeSplits,
     reps: dict[str, Representation],
@@ -279,33 +303,31 @@ def evaluate(
     device: torch.device,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
     "All methods at all budgets (none: all labels, as budget 0), on the test molecules"
-    y, yt = splits.part('train')[1], splits.part('test')[1]
+    (y, yv, yt), kind = (splits.part(p)[1] for p in PARTS), splits.mols.kind
+    name, each, mean = METRICS[kind]
+    budgets, per_task = choose_budgets(splits, cfg), []
     methods = fingerprint_methods(splits, cfg) | network_methods(
         splits, reps, cfg, device)
-    least = min(int((y == c).sum(0).min()) for c in (0, 1))
-    budgets = [b for b in cfg['budgets'] if b <= least]
-    if cfg['budgets'] and not budgets:
-        raise ReplearnError(f'A task has only {least} training labels of one class; '
-                            f'the smallest budget is {min(cfg["budgets"])}')
-    per_task = []
+    known = y.flatten().isfinite().nonzero()[:, 0].numpy()
 
-    def remember(name, fn, labelled, seed):
-        prediction = fn(labelled, seed)
-        budget = len(labelled) // (2 * y.shape[1]) if cfg['budgets'] else 0
-        for task, score in zip(splits.mols.tasks, task_scores(yt, prediction),
-                               strict=True):
-            per_task.append((name, task, budget, seed, score))
+    def draw(y, budget, seed):
+        return draw_entries(y, budget, seed, kind) if budget else known
+
+    def remember(name, labelled, seed):
+        prediction = predict(methods[name], splits, labelled, seed)
+        a_label = y.shape[1] * (2 if kind == 'classification' else 1)
+        budget = len(labelled) // a_label if budgets else 0
+        per_task.extend((name, task, budget, seed, score) for task, score in
+                        zip(splits.mols.tasks, each(yt, prediction), strict=True))
         return prediction
 
-    known = y.flatten().isfinite().nonzero()[:, 0].numpy()
-    draw = draw_entries if budgets else (lambda y, budget, seed: known)
+    task = LabelTask(y, yv, yt, mean, name, draw)
     seeds = {k: 1 if not budgets and k.endswith('linear') else cfg['draws']
              for k in methods}  # of all labels a line learns the same again
-    task = LabelTask(y, splits.part('valid')[1], yt, mean_roc_auc, 'ROC-AUC', draw)
-    remembering = {k: partial(remember, k, v) for k, v in methods.items()}
-    df = label_efficiency(task, remembering, budgets or [0], seeds)
-    columns = 'method task budget seed score'.split()
-    return df, pd.DataFrame(per_task, columns=columns)
+    df = label_efficiency(task, {k: partial(remember, k) for k in methods},
+                          budgets or [0], seeds)
+    return df.assign(metric=name), pd.DataFrame(
+        per_task, columns='method task budget seed score'.split())
 
 # %% ../../nbs/chapters/graphs.ipynb #73eb909c
 def headline(
@@ -347,9 +369,6 @@ def load_splits(
         mols = read_csv(data, smiles_col, [c.strip() for c in label_col.split(',')])
     else:
         mols = moleculenet(data)
-    if mols.kind != 'classification':
-        raise ReplearnError(f'The recipe compares classifiers, and {mols.name} has '
-                            'numbers for labels: name a column of two classes')
     more = None
     if pretrain_on is not None:
         more = from_smiles(Path(pretrain_on).name, as_smiles(Path(pretrain_on)))
@@ -390,8 +409,9 @@ def run(
             recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
             device=device_name(device), headline=told,
             seconds=_seconds(pretrained, total),
-            scores=df.assign(metric='ROC-AUC').to_dict('records'))
-        write_changes(per_task[per_task.budget == df.budget.min()], folder)
+            scores=df.to_dict('records'))
+        write_changes(per_task[per_task.budget == df.budget.min()], folder,
+                      df.metric[0])
         report.save(folder)
     return report
 
@@ -414,14 +434,16 @@ def keep(reps: dict[str, Representation], told: dict, folder: Path):
         left.parent.rmdir()
 
 
-def write_changes(per_task: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def write_changes(
+    per_task: pd.DataFrame, folder: Path, metric: str = 'ROC-AUC'
+) -> pd.DataFrame:
     "changes.csv and changes.png: each pretext on each task against no pre-training"
     tuned = per_task.method.str.endswith('finetune') | (per_task.method == 'scratch')
     table = changes(per_task[tuned])
     with atomic_path(folder/'changes.csv') as tmp:
         table.to_csv(tmp, index=False)
     if table.task.nunique() <= 30:
-        fig = plot_changes(table).figure
+        fig = plot_changes(table, metric=metric).figure
         with atomic_path(folder/'changes.png') as tmp:
             fig.savefig(tmp, dpi=150)
         plt.close(fig)

@@ -86,6 +86,11 @@ class Report:
         return pd.DataFrame(self.scores, columns=list(SCORE))
 
     @property
+    def per(self) -> str:
+        "What a budget of labels is for: numbers have no classes"
+        return 'task' if 'RMSE' in self.scores[0]['metric'] else 'class'
+
+    @property
     def few(self) -> pd.DataFrame:
         "The scores with a budget of labels"
         return self.table[self.table.budget > 0]
@@ -109,7 +114,7 @@ def sentences(
         metric = report.scores[0]['metric']
         plural = '' if saving.budget == 1 else 's'
         said.append(
-            f'With {saving.budget} label{plural} a class {saving.method} reaches '
+            f'With {saving.budget} label{plural} a {report.per} {saving.method} reaches '
             f'{saving.score:.3f} {metric}; {_without(saving)}.')
     return said + [f'{name}: {number:.4g}' for name, number in report.headline.items()]
 
@@ -136,7 +141,7 @@ def show(
     console = console or Console()
     if self.scores:
         metric = self.scores[0]['metric']
-        table = Table(title=f'{metric} by labels per class, mean ± sd', box=SIMPLE,
+        table = Table(title=f'{metric} by labels per {self.per}, mean ± sd', box=SIMPLE,
                       padding=(0, 0, 0, 1))
         cells = self.cells
         table.add_column('method', no_wrap=True)
@@ -224,7 +229,8 @@ def figure(self: Report) -> Figure:
     if self.scores:
         title, metric = f'{self.recipe} on {self.data}', self.scores[0]['metric']
         if len(self.few):
-            plot_label_efficiency(self.few, fig.subplots(), title, metric)
+            plot_label_efficiency(self.few, fig.subplots(), title, metric,
+                                  f'labels per {self.per}')
         else:
             groups = self.table.groupby('method', sort=False).score
             ax, std = fig.subplots(), groups.std().fillna(0)
