@@ -7,32 +7,24 @@ in turns in one process. Ours packs texts into rows and computes the output laye
 tokens are hidden; the peer pads each batch to its longest text, as its users do.
 Padding does not count as a token.
 """
-import json
-import os
 import random
-import shlex
 import statistics
-import sys
 import time
-from importlib.metadata import version
-from operator import truediv
-from typing import Annotated
 
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
+from common import Device, Out, app, compare, write
 from transformers import BertForMaskedLM
 
-from replearn_nb.core import get_device, keep_memory, local_seed, write_json
-from replearn_nb.data.text import TextPreprocessing, docstrings, train_sentencepieces
+from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls
+from replearn_nb.data.text import (
+    TextPreprocessing,
+    docstrings,
+    pack,
+    train_sentencepieces,
+)
 from replearn_nb.encoders.transformer import SIZES, TokenHead, bert, to_hf
 from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.masked_lm import BertAdamW, masked_lm_learner
-from replearn_nb.transfer.report import device_name, versions
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 def new_encoder(tok, size, max_len):
     with local_seed(0):
@@ -41,12 +33,9 @@ def new_encoder(tok, size, max_len):
 
 def ours(splits, tok, size, max_len, bs, device, precision, steps):
     "Train with replearn_nb: `steps` batches of packed rows"
-    dls = splits.dls(bs, tok, max_len, device)
-    ids, doc = (t[:bs * steps] for t in dls.train.tensors)
-    dls.train.tensors, dls.train.dataset = [ids, doc], range(len(ids))
-    dls.train.n = len(ids)
-    dls.valid.tensors = [t[:1] for t in dls.valid.tensors]
-    dls.valid.dataset, dls.valid.n = range(1), 1
+    packed = pack(tok.encode(splits.part('unlabelled')[0]), max_len, tok)
+    ids, doc = (t[:bs * steps] for t in packed)
+    dls = tensor_dls((ids, doc), (ids[:1], doc[:1]), bs, device)
     learn = masked_lm_learner(dls, new_encoder(tok, size, max_len), tok,
                               precision=precision, progress=False)
 
@@ -100,56 +89,21 @@ def peer(splits, tok, size, max_len, bs, device, precision, steps):
     return train
 
 
-def timed(train, device):
-    "Real tokens a second"
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    n = train()
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    return n / (time.perf_counter() - start)
-
-
 @app.command()
 def speed(
     size: str = 'mini', max_len: int = 128, vocab_size: int = 8000, bs: int = 16,
     steps: int = 8, rounds: int = 5, precision: str = 'fp32',
-    device: Annotated[str | None, typer.Option(help='None: the best there is')] = None,
-    out: Annotated[str | None, typer.Option(help='a JSON file to write')] = None,
+    device: Device = None, out: Out = None,
 ):
     "Real tokens a second of both, in turns; medians, and the median of the ratios"
-    begin, device = time.perf_counter(), get_device(device)
+    started, device = time.perf_counter(), get_device(device)
     splits = docstrings()
     tok = train_sentencepieces(splits.part('unlabelled')[0], vocab_size)
     args = splits, tok, size, max_len, bs, device, precision, steps
     runs = dict(ours=ours(*args), transformers=peer(*args))
-    rates = {k: [] for k in runs}
-    for train in runs.values():  # warm up
-        timed(train, device)
-    for i in range(rounds):
-        for k in list(runs)[::1 if i % 2 else -1]:
-            rates[k].append(timed(runs[k], device))
-    ratio = statistics.median(map(truediv, rates['ours'], rates['transformers']))
-    median = {k: statistics.median(v) for k, v in rates.items()}
-    table = Table('method', 'real tokens/s')
-    for k, v in median.items():
-        table.add_row(k, f'{v:,.0f}')
-    Console().print(table, f'ours / transformers: {ratio:.2f}')
-    facts = dict(
-        benchmark='bert speed', command=shlex.join(['python', *sys.argv]),
-        device=device_name(device), cores=os.cpu_count(), seed=0, data='docstrings',
-        size=size, max_len=max_len, vocab_size=tok.vocab_size, rows=bs, steps=steps,
-        rounds=rounds, precision=precision,
-        tokens_per_second={k: round(v) for k, v in median.items()},
-        all_rounds={k: [round(o) for o in v] for k, v in rates.items()},
-        ours_to_transformers=round(ratio, 3),
-        minutes=round((time.perf_counter() - begin) / 60, 2),
-        versions=versions() | {'transformers': version('transformers')})
-    if out:
-        write_json(out, facts)
-    else:
-        print(json.dumps(facts, indent=1))
+    write(out, started, device, ['transformers'], benchmark='bert speed', rows=bs,
+          data='docstrings', size=size, max_len=max_len, vocab_size=tok.vocab_size,
+          steps=steps, precision=precision, **compare(runs, rounds, 'tokens'))
 
 
 if __name__ == '__main__':

@@ -8,30 +8,21 @@ the same network of PyG's message passing with PyG's DataLoader, a mask drawn fo
 molecule. In turns in one process; and the floor: forward, backward and step alone, on a
 batch that stays. Features: SMILES to graphs, beside a plain loop.
 """
-import json
 import os
-import shlex
-import statistics
-import sys
 import tempfile
 import time
-from importlib.metadata import version
-from operator import truediv
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-import typer
+from common import Device, Out, app, compare, train_on, write
 from rdkit import Chem
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops
 
-from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls, write_json
+from replearn_nb.core import get_device, local_seed, tensor_dls
 from replearn_nb.data.molecules import (
     BONDS,
     CHIRALITIES,
@@ -43,12 +34,6 @@ from replearn_nb.data.molecules import (
 from replearn_nb.encoders.gin import gin
 from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.graphs import attrmask_learner
-from replearn_nb.transfer.report import device_name, versions
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Device = Annotated[str | None, typer.Option(help='None: the best there is')]
-Out = Annotated[str | None, typer.Option(help='a JSON file to write')]
-
 
 class PeerConv(MessagePassing):
     "The paper's layer with PyG: a message is a neighbour's state plus the bond's"
@@ -119,7 +104,7 @@ def ours(graphs, bs, device):
 
     def train():
         pretrain(learn, 1, 1e-3, 0.)
-        return len(dls.train)
+        return len(dls.train) * bs
     return train
 
 
@@ -140,7 +125,7 @@ def peer(graphs, bs, device, workers):
             opt.zero_grad()
             value.backward()
             opt.step()
-        return len(loader)
+        return len(loader) * bs
     return train
 
 
@@ -152,40 +137,14 @@ def floor(graphs, bs, device, steps):
     rows = torch.arange(0, len(batch.x), 6, device=device)
     answer = batch.x[rows, 0]
 
+    def loss():
+        h = model[0].forward_features(batch)
+        return F.cross_entropy(model[1](h[rows]), answer)
+
     def train():
-        keep_memory(device.type == 'cpu')
-        for _ in range(steps):
-            h = model[0].forward_features(batch)
-            value = F.cross_entropy(model[1](h[rows]), answer)
-            opt.zero_grad()
-            value.backward()
-            opt.step()
-        keep_memory(False)
-        return steps
+        train_on(loss, opt, steps, device)
+        return steps * bs
     return train
-
-
-def timed(train, bs, device):
-    "Graphs a second"
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    steps = train()
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    return steps * bs / (time.perf_counter() - start)
-
-
-def write(out, started, **facts):
-    "The JSON of a measurement: what, on what, how long"
-    facts |= dict(
-        command=shlex.join(['python', *sys.argv]), cores=os.cpu_count(), seed=0,
-        minutes=round((time.perf_counter() - started) / 60, 2), versions=versions() | {
-            k: version(k) for k in ('rdkit', 'torch_geometric')})
-    if out:
-        write_json(out, facts)
-    else:
-        print(json.dumps(facts, indent=1))
 
 
 @app.command()
@@ -200,25 +159,10 @@ def speed(
     graphs = graphs[torch.arange(bs * steps) % len(graphs)]
     runs = dict(ours=ours(graphs, bs, device), pyg=peer(graphs, bs, device, workers),
                 floor=floor(graphs, bs, device, steps))
-    rates = {k: [] for k in runs}
-    for train in runs.values():  # warm up, and start the workers
-        timed(train, bs, device)
-    for i in range(rounds):
-        for k in list(runs)[i % 3:] + list(runs)[:i % 3]:
-            rates[k].append(timed(runs[k], bs, device))
-    median = {k: statistics.median(v) for k, v in rates.items()}
-    ratios = {k: statistics.median(map(truediv, rates['ours'], rates[k]))
-              for k in ('pyg', 'floor')}
-    table = Table('method', 'graphs/s', 'ours / it')
-    for k, v in median.items():
-        table.add_row(k, f'{v:.0f}', f'{ratios[k]:.2f}' if k in ratios else '')
-    Console().print(table)
-    write(out, started, benchmark='graphs speed', device=device_name(device), batch=bs,
-          steps=steps, rounds=rounds, workers=workers,
+    write(out, started, device, ['rdkit', 'torch_geometric'], benchmark='graphs speed',
+          batch=bs, steps=steps, workers=workers,
           atoms_a_graph=round(len(graphs.x) / len(graphs), 1),
-          graphs_per_second={k: round(v, 1) for k, v in median.items()},
-          all_rounds={k: [round(o, 1) for o in v] for k, v in rates.items()},
-          ours_to_pyg=round(ratios['pyg'], 3), ours_to_floor=round(ratios['floor'], 3))
+          **compare(runs, rounds, 'graphs'))
 
 
 def plain(smiles):
@@ -245,26 +189,20 @@ def plain(smiles):
 def features(n: int = 8000, rounds: int = 3, out: Out = None):
     "Molecules a second: ours, ours from its cache, and a plain loop, in turns"
     started, smiles = time.perf_counter(), assemble(n)
-    rates = dict(ours=[], cached=[], plain=[])
-    ways = dict(ours=read_graphs, cached=read_graphs, plain=plain)
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as d:
-            os.environ['XDG_CACHE_HOME'] = d
-            for k, fn in ways.items():
-                start = time.perf_counter()
-                fn(smiles)
-                rates[k].append(n / (time.perf_counter() - start))
-    ratios = {k: statistics.median(map(truediv, rates[k], rates['plain']))
-              for k in ('ours', 'cached')}
-    table = Table('method', 'molecules/s', 'to the plain loop')
-    for k, v in rates.items():
-        table.add_row(k, f'{statistics.median(v):.0f}', f'{ratios.get(k, 1):.2f}')
-    Console().print(table)
-    write(out, started, benchmark='graphs features', molecules=n, rounds=rounds,
-          device='cpu', molecules_per_second={
-              k: round(statistics.median(v), 1) for k, v in rates.items()},
-          ours_to_plain=round(ratios['ours'], 3),
-          cached_to_plain=round(ratios['cached'], 3))
+
+    def read(cache):
+        os.environ['XDG_CACHE_HOME'] = cache
+        return len(read_graphs(smiles)[0])
+
+    def first():
+        with tempfile.TemporaryDirectory() as empty:
+            return read(empty)
+
+    with tempfile.TemporaryDirectory() as kept:
+        facts = compare(dict(ours=first, plain=lambda: len(plain(smiles)),
+                             ours_cached=lambda: read(kept)), rounds, 'molecules')
+    write(out, started, 'cpu', ['rdkit', 'torch_geometric'], molecules=n,
+          benchmark='graphs features', **facts)
 
 
 if __name__ == '__main__':

@@ -5,16 +5,12 @@
 50,000 x 512 features of 10 classes: a random two-layer ReLU network of a noisy mixture,
 so that they are correlated, skewed and far from separable, as a network's features are.
 """
-import argparse
-import json
-import shlex
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import Device, Out, alternate, app, write
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -23,7 +19,6 @@ from torch.nn import functional as F
 
 from replearn_nb.core import get_device
 from replearn_nb.transfer.probes import LinearProbe, knn_predict
-from replearn_nb.transfer.report import device_name, versions
 
 def make_features(n, d=512, n_classes=10, seed=0):
     "Features and labels: a random ReLU network of a mixture of Gaussians"
@@ -44,23 +39,11 @@ def objective(x, y, weight, bias, C):
     return (loss + weight.square().sum() / 2 / C).item()
 
 
-def timed(fn):
-    "What `fn` gives, and the seconds it took"
-    start = time.perf_counter()
-    out = fn()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return out, time.perf_counter() - start
-
-
-def alternate(rounds, **functions):
-    "Each function in turn, `rounds` times: its last result, and all its seconds"
-    out, seconds = {}, {k: [] for k in functions}
-    for _ in range(rounds):
-        for k, fn in functions.items():
-            out[k], s = timed(fn)
-            seconds[k].append(s)
-    return out, seconds
+def in_turns(rounds, **functions):
+    "What each function gave last, and all its seconds"
+    done = alternate(functions, rounds)
+    return ({k: v[-1][0] for k, v in done.items()},
+            {k: [seconds for _, seconds in v] for k, v in done.items()})
 
 
 def linear(x, y, C, rounds, device):
@@ -73,7 +56,7 @@ def linear(x, y, C, rounds, device):
     def peer(features):
         return LogisticRegression(C=C, max_iter=1000).fit(features, y.numpy())
 
-    out, seconds = alternate(
+    out, seconds = in_turns(
         rounds,
         ours=lambda: LinearProbe.fit(own, y, strengths=[C]),
         path=lambda: LinearProbe.fit(own, y, *valid),
@@ -96,7 +79,7 @@ def neighbours(x, y, queries, k, rounds, device):
             weights=lambda d: np.exp(-(d if metric == 'cosine' else d * d / 2) / .07))
         return model.fit(a, y.numpy()).predict(b)
 
-    out, seconds = alternate(
+    out, seconds = in_turns(
         rounds,
         ours=lambda: knn_predict(own, y, own_queries, k=k).argmax(1).cpu().numpy(),
         sklearn_cosine=lambda: peer('cosine', x.numpy(), queries.numpy()),
@@ -104,45 +87,35 @@ def neighbours(x, y, queries, k, rounds, device):
     return seconds, {k: float((v == out['ours']).mean()) for k, v in out.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--n', type=int, default=50_000, help='labelled examples')
-    parser.add_argument('--queries', type=int, default=10_000, help='k-NN queries')
-    parser.add_argument('--C', type=float, default=.01, help='strength of the probe')
-    parser.add_argument('--rounds', type=int, default=3, help='turns of each')
-    parser.add_argument('--device', help='of ours (scikit-learn: the CPU)')
-    parser.add_argument('--out', type=Path, help='write the numbers to this JSON file')
-    args = parser.parse_args()
-    started, device = time.perf_counter(), get_device(args.device)
-    x, y = make_features(args.n + args.queries)
-    x, queries, y = x[:args.n], x[args.n:], y[:args.n]
+@app.command()
+def main(
+    n: int = 50_000, queries: int = 10_000, C: float = .01, rounds: int = 3,
+    device: Device = None, out: Out = None,
+):
+    "Ours beside scikit-learn's: n labelled examples, k-NN queries, strength C"
+    started, device = time.perf_counter(), get_device(device)
+    x, y = make_features(n + queries)
+    x, asked, y = x[:n], x[n:], y[:n]
 
-    fit, objectives = linear(x, y, args.C, args.rounds, device)
-    knn, agreement = neighbours(x, y, queries, 200, args.rounds, device)
-    table = Table(title=f'{args.n:,} x {x.shape[1]} on {device}, '
-                        f'{torch.get_num_threads()} threads, median of {args.rounds}')
-    for column in 'task', 'who', 'seconds', 'times ours', 'check':
-        table.add_column(column)
-    result = dict(
-        benchmark='probes', n=args.n, queries=args.queries, C=args.C, seed=0,
-        device=device_name(device), objectives=objectives, agreement=agreement,
-        seconds={}, times_ours={}, versions=versions(),
-        command=shlex.join(['python', *sys.argv]),
-        minutes=round((time.perf_counter() - started) / 60, 2))
+    fit, objectives = linear(x, y, C, rounds, device)
+    knn, agreement = neighbours(x, y, asked, 200, rounds, device)
+    table = Table('task', 'who', 'seconds', 'times ours', 'check',
+                  title=f'{n:,} x {x.shape[1]}, median of {rounds}')
+    facts = dict(seconds={}, times_ours={})
     checks = {k: f'objective {v:.2f}' for k, v in objectives.items()}
     agrees = {k: f'{v:.2%} as ours' for k, v in agreement.items()}
     for task, seconds, check in ('linear', fit, checks), ('200-NN', knn, agrees):
         for who, own in seconds.items():
             pairs = zip(own, seconds['ours'], strict=True)
             ratio = statistics.median(a / b for a, b in pairs)
-            result['seconds'][f'{task} {who}'] = [round(s, 3) for s in own]
-            result['times_ours'][f'{task} {who}'] = round(ratio, 3)
+            facts['seconds'][f'{task} {who}'] = [round(s, 3) for s in own]
+            facts['times_ours'][f'{task} {who}'] = round(ratio, 3)
             table.add_row(task, who, f'{statistics.median(own):.2f}', f'{ratio:.2f}',
                           check.get(who, '7 strengths'))
     Console().print(table)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + '\n')
+    write(out, started, device, benchmark='probes', n=n, queries=queries, C=C,
+          rounds=rounds, objectives=objectives, agreement=agreement, **facts)
 
 
 if __name__ == '__main__':
-    main()
+    app()

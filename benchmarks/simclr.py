@@ -6,29 +6,20 @@
 Speed: same encoder (ResNet-18, CIFAR stem), batch, views and precision, in turns in one
 process; and the floor: forward, backward and step alone, on a batch that stays.
 """
-import json
 import os
-import shlex
-import statistics
-import sys
 import time
-from importlib.metadata import version
-from operator import truediv
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-import typer
+from common import Device, Out, app, compare, train_on, write
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from lightly.utils.lars import LARS as PeerLARS
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls, write_json
+from replearn_nb.core import get_device, local_seed, tensor_dls
 from replearn_nb.data.images import cifar10
 from replearn_nb.encoders.convnets import resnet18
 from replearn_nb.pretext.base import pretrain
@@ -36,12 +27,6 @@ from replearn_nb.pretext.optim import LARS
 from replearn_nb.pretext.simclr import projection_head, simclr_learner
 from replearn_nb.recipes.simclr import run, settings
 from replearn_nb.transfer.probes import knn_accuracy
-from replearn_nb.transfer.report import device_name, versions
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Device = Annotated[str | None, typer.Option(help='None: the best there is')]
-Out = Annotated[str | None, typer.Option(help='a JSON file to write')]
-
 
 class Photos(torch.utils.data.Dataset):
     "uint8 images as PIL images through the peer's transform, as its users have them"
@@ -73,7 +58,7 @@ def ours(x, bs, device, precision, epochs=1, lr=.1):
 
     def train():
         pretrain(learn, epochs, lr, warmup=.1)
-        return epochs * len(learn.dls.train)
+        return epochs * len(learn.dls.train) * bs
     return train, learn.model.encoder
 
 
@@ -96,7 +81,7 @@ def peer(x, bs, device, precision, epochs=1, lr=.1):
                 opt.zero_grad()
                 value.backward()
                 opt.step()
-        return epochs * len(loader)
+        return epochs * len(loader) * bs
     return train, encoder
 
 
@@ -110,41 +95,15 @@ def floor(x, bs, device, precision, steps):
     views = views.contiguous(memory_format=torch.channels_last)
     target = torch.arange(2 * bs, device=device).roll(bs)
 
+    def loss():
+        with autocast(device, precision):
+            z = F.normalize(model(views).float(), dim=1)
+            return F.cross_entropy(z @ z.T / .5, target)
+
     def train():
-        keep_memory(device.type == 'cpu')
-        for _ in range(steps):
-            with autocast(device, precision):
-                z = F.normalize(model(views).float(), dim=1)
-                value = F.cross_entropy(z @ z.T / .5, target)
-            opt.zero_grad()
-            value.backward()
-            opt.step()
-        keep_memory(False)
-        return steps
+        train_on(loss, opt, steps, device)
+        return steps * bs
     return train
-
-
-def timed(train, bs, device):
-    "Images a second"
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    steps = train()
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
-    return steps * bs / (time.perf_counter() - start)
-
-
-def write(out, started, **facts):
-    "The JSON of a measurement: what, on what, how long"
-    facts |= dict(
-        command=shlex.join(['python', *sys.argv]), cores=os.cpu_count(), seed=0,
-        minutes=round((time.perf_counter() - started) / 60, 2),
-        versions=versions() | {'lightly': version('lightly')})
-    if out:
-        write_json(out, facts)
-    else:
-        print(json.dumps(facts, indent=1))
 
 
 @app.command()
@@ -162,25 +121,8 @@ def speed(
     runs = dict(ours=ours(x, bs, device, precision)[0],
                 lightly=peer(x, bs, device, precision)[0],
                 floor=floor(x, bs, device, precision, steps))
-    rates = {k: [] for k in runs}
-    for train in runs.values():  # warm up, and start the workers
-        timed(train, bs, device)
-    for i in range(rounds):
-        for k in list(runs)[i % 3:] + list(runs)[:i % 3]:
-            rates[k].append(timed(runs[k], bs, device))
-    median = {k: statistics.median(v) for k, v in rates.items()}
-    ratios = {k: statistics.median(map(truediv, rates['ours'], rates[k]))
-              for k in ('lightly', 'floor')}
-    table = Table('method', 'images/s', 'ours / it')
-    for k, v in median.items():
-        table.add_row(k, f'{v:.1f}', f'{ratios[k]:.2f}' if k in ratios else '')
-    Console().print(table)
-    write(out, started, benchmark='simclr speed', device=device_name(device), batch=bs,
-          steps=steps, rounds=rounds, precision=precision,
-          images_per_second={k: round(v, 1) for k, v in median.items()},
-          all_rounds={k: [round(o, 1) for o in v] for k, v in rates.items()},
-          ours_to_lightly=round(ratios['lightly'], 3),
-          ours_to_floor=round(ratios['floor'], 3))
+    write(out, started, device, ['lightly'], benchmark='simclr speed', batch=bs,
+          steps=steps, precision=precision, **compare(runs, rounds, 'images'))
 
 
 @app.command()
@@ -208,7 +150,7 @@ def accuracy(
         facts['lightly'] = dict(
             epochs=peer_epochs, seconds=round(seconds, 1),
             knn_all_labels=round(knn_accuracy(f, train_y, q, test_y), 4))
-    write(out, started, benchmark='simclr accuracy', device=device_name(device),
+    write(out, started, device, ['lightly'], benchmark='simclr accuracy',
           data='cifar10 (JPEG)', **facts)
 
 

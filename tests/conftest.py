@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root/'tests/scripts'))  # whose data some tests use too
 
 
 @pytest.fixture(scope='session')

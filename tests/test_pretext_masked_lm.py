@@ -1,15 +1,10 @@
 "Masked language modelling: mask statistics, its loss beside the peer's, its run"
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from masked_lm_run import learner
+from runs import check_kills, check_ranks
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
 from replearn_nb.data.text import (
@@ -32,10 +27,6 @@ from replearn_nb.pretext.masked_lm import (
     unigram_bits,
 )
 from replearn_nb.representation import Representation
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE/'scripts'))
-from masked_lm_run import learner  # noqa: E402
 
 SPECIAL, ORDINARY = torch.arange(5), torch.arange(5, 500)
 
@@ -192,44 +183,10 @@ def test_a_saved_text_representation_is_equal_to_the_bit(tmp_path):
     assert len(guesses) == 1 and len(guesses[0]) == 3
 
 
-def run(script, *args, **kwargs):
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE.parent)}
-    return subprocess.Popen([sys.executable, HERE/'scripts'/script, *map(str, args)],
-                            env=env, stdout=subprocess.PIPE, text=True, **kwargs)
-
-
 def test_a_killed_run_ends_as_if_it_had_never_stopped(tmp_path):
-    whole, broken = tmp_path/'whole', tmp_path/'broken'
-    straight = run('masked_lm_run.py', whole)
-    p = run('masked_lm_run.py', broken)
-    for line in p.stdout:
-        if line.startswith('epoch') and int(line.split()[1]) >= 3:
-            break
-    time.sleep(.01)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    assert not (broken/'end.safetensors').exists()
-    assert (broken/'checkpoint.pt').exists()
-    out = run('masked_lm_run.py', broken).communicate(timeout=120)[0]
-    assert int(out.split()[1]) >= 2, 'it should have gone on, not begun anew'
-    straight.communicate(timeout=120)
-    a, b = (load_file(f/'end.safetensors') for f in (whole, broken))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    check_kills('masked_lm_run.py', tmp_path, [3])
 
 
 def test_two_processes_equal_one(tmp_path):
     "The same loss and gradients, though the ranks have unequal numbers of masks"
-    script = str(HERE/'scripts'/'masked_lm_ranks.py')
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE.parent)}
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
-                '--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d',
-                '--rdzv_endpoint=127.0.0.1:0']
-    one = subprocess.Popen([sys.executable, script, tmp_path/'one'], env=env)
-    two = subprocess.run([*torchrun, script, str(tmp_path/'two')], env=env, timeout=200,
-                         capture_output=True, text=True)
-    assert two.returncode == 0, two.stderr[-2000:]
-    assert one.wait(timeout=200) == 0
-    a, b = (load_file(tmp_path/f'{f}.safetensors') for f in ('one', 'two'))
-    assert a.keys() == b.keys() and len(a) > 4
-    for k in a:
-        torch.testing.assert_close(b[k], a[k], atol=1e-6, rtol=1e-4)
+    check_ranks('masked_lm_ranks.py', tmp_path)

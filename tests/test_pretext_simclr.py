@@ -1,17 +1,11 @@
 "SimCLR: its loss against brute force and a peer, its run against kills and processes"
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from lightly.loss import NTXentLoss
-from safetensors.torch import load_file
+from runs import check_kills, check_ranks
 from timm.optim import Lars as PeerLARS
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
@@ -20,9 +14,6 @@ from replearn_nb.pretext.base import CollapseWarning, pretrain
 from replearn_nb.pretext.optim import LARS
 from replearn_nb.pretext.simclr import nt_xent, simclr_learner
 from replearn_nb.pretext.views import digit_views
-
-HERE = Path(__file__).parent
-
 
 def double_loop(z1, z2, temperature):
     "Equation 1, term by term, in float64"
@@ -144,47 +135,10 @@ def test_says_that_features_have_collapsed():
         pretrain(learn, 1, 1e-6)
 
 
-def run(script, *args, **kwargs):
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE.parent)}
-    return subprocess.Popen([sys.executable, HERE/'scripts'/script, *map(str, args)],
-                            env=env, stdout=subprocess.PIPE, text=True, **kwargs)
-
-
 def test_a_killed_run_ends_as_if_it_had_never_stopped(tmp_path):
-    whole, broken = tmp_path/'whole', tmp_path/'broken'
-    straight = run('simclr_run.py', whole)
-    for kill_after in 2, 5:  # kill -9, in the middle of an epoch or of a save
-        p = run('simclr_run.py', broken)
-        for line in p.stdout:
-            if line.startswith('epoch') and int(line.split()[1]) >= kill_after:
-                break
-        time.sleep(.01)
-        p.send_signal(signal.SIGKILL)
-        p.wait()
-        assert not (broken/'end.safetensors').exists()
-        assert (broken/'checkpoint.pt').exists()
-    last = run('simclr_run.py', broken)
-    out = last.communicate(timeout=120)[0]
-    assert int(out.split()[1]) >= 4, 'the last run should have gone on, not begun anew'
-    straight.communicate(timeout=120)
-    a, b = (load_file(f/'end.safetensors') for f in (whole, broken))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    check_kills('simclr_run.py', tmp_path, [2, 5])
 
 
 def test_two_processes_equal_one(tmp_path):
     "The same loss and gradients on half a batch each as on the whole batch at once"
-    script = str(HERE/'scripts'/'simclr_ranks.py')
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(HERE.parent)}
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2',
-                '--master_addr=127.0.0.1', '--master_port=0', '--rdzv_backend=c10d',
-                '--rdzv_endpoint=127.0.0.1:0']
-    one = subprocess.Popen([sys.executable, script, tmp_path/'one'], env=env)
-    two = subprocess.run([*torchrun, script, str(tmp_path/'two')], env=env, timeout=200,
-                         capture_output=True, text=True)
-    assert two.returncode == 0, two.stderr[-2000:]
-    assert one.wait(timeout=200) == 0
-    a, b = (load_file(tmp_path/f'{f}.safetensors') for f in ('one', 'two'))
-    assert a.keys() == b.keys() and len(a) > 4
-    for k in a:
-        torch.testing.assert_close(b[k], a[k], atol=1e-6, rtol=1e-4)
-    assert a['loss'] > 1
+    assert check_ranks('simclr_ranks.py', tmp_path)['loss'] > 1

@@ -271,6 +271,16 @@ def test_best_saving_takes_ten_labels_or_the_middle():
     assert best_saving(df.assign(budget=df.budget * 3)).budget == 30
 
 
+def test_best_saving_tells_of_a_budget_where_there_is_something_to_tell():
+    df = scores_of([5, 20], simclr=[[.8, .9]], raw=[[.7, .85]])
+    row = best_saving(df)  # nobody reaches .9
+    assert row.budget == 5 and row.needed == pytest.approx(5 * 4 ** (2 / 3))
+    assert best_saving(df, 20).at_least
+    none = scores_of([5, 20], simclr=[[.8, .9]], raw=[[.7, .75]])
+    row = best_saving(none)
+    assert row.at_least and (row.budget, row.ratio) == (5, 4)
+
+
 # The figure
 
 

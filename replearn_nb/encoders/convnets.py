@@ -13,7 +13,7 @@ import difflib
 import torch
 from torch import Tensor, nn
 
-from ..core import ReplearnError, builds, check_encoder, need_extra
+from ..core import ReplearnError, builds, check_encoder, load_weights, need_extra
 
 # %% ../../nbs/encoders/convnets.ipynb #94c99d88
 class ConvEncoder(nn.Module):
@@ -230,17 +230,7 @@ def load_torchvision(
 ) -> ResNet:  # the same encoder
     "Load a torchvision ResNet's weights; a `ReplearnError` says what does not fit"
     weights = {k: v for k, v in state_dict.items() if not k.startswith('fc.')}
-    own = encoder.state_dict()
-    if odd := sorted(weights.keys() ^ own.keys()):
-        raise ReplearnError(
-            f'These weights are of another network: {odd[0]} is only in '
-            f'{"the encoder" if odd[0] in own else "the weights"}')
-    for k, v in weights.items():
-        if v.shape != own[k].shape:
-            raise ReplearnError(f'{k} has shape {tuple(v.shape)} in the weights and '
-                                f'{tuple(own[k].shape)} in the encoder')
-    encoder.load_state_dict(weights)
-    return encoder
+    return load_weights(encoder, weights)
 
 # %% ../../nbs/encoders/convnets.ipynb #a9bdc0af
 @builds

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import ReplearnError, builds
+from ..core import ReplearnError, builds, load_weights
 
 # %% ../../nbs/encoders/gin.ipynb #3e92d7ef
 class Neighbours:
@@ -280,16 +280,6 @@ def load_published(
     state_dict: dict[str, Tensor],  # torch.load('context.pth', weights_only=True)
 ) -> GNN:  # the same encoder
     "Load weights of the paper's repository; a `ReplearnError` says what does not fit"
-    own = {k: v for k, v in encoder.state_dict().items() if not k.startswith('gate.')}
     weights = {k.removeprefix('gnn.'): v for k, v in state_dict.items()
                if not k.startswith(('graph_pred_linear.', 'pool.'))}
-    if odd := sorted(weights.keys() ^ own.keys()):
-        raise ReplearnError(
-            f'These weights are of another network: {odd[0]} is only in '
-            f'{"the encoder" if odd[0] in own else "the weights"}')
-    for k, v in weights.items():
-        if v.shape != own[k].shape:
-            raise ReplearnError(f'{k} has shape {tuple(v.shape)} in the weights and '
-                                f'{tuple(own[k].shape)} in the encoder')
-    encoder.load_state_dict(weights, strict=False)
-    return encoder
+    return load_weights(encoder, weights, besides='gate.')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PretextModel', 'plain_model', 'EpochSeeds', 'Checkpoint', 'plain', 'ShowProgress', 'EncoderScore', 'feature_spread',
-           'CollapseWarning', 'WatchCollapse', 'MixedPrecisionCPU', 'precision_cbs', 'training_cbs', 'distributed',
-           'ValidEvery', 'pretrain', 'describe']
+           'CollapseWarning', 'WatchCollapse', 'MixedPrecisionCPU', 'precision_cbs', 'training_cbs', 'pretext_learner',
+           'distributed', 'ValidEvery', 'pretrain', 'describe']
 
 # %% ../../nbs/pretext/base.ipynb #73f37a87
 import contextlib
@@ -13,7 +13,7 @@ import io
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelValidException, TrainEvalCallback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Recorder
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
@@ -287,6 +287,33 @@ def training_cbs(
     cbs += [GradientAccumulation(accumulate * rows)] if accumulate > 1 else []
     return cbs
 
+# %% ../../nbs/pretext/base.ipynb #664fb3c7
+def pretext_learner(
+    dls: DataLoaders,
+    model: PretextModel,  # the encoder, and a head for the task
+    loss_func: Callable,  # (pred, *answers) -> number
+    task: Callback,  # batches -> questions and answers
+    preprocessing=None,  # what the encoder wants, kept with it
+    cbs: Sequence[Callback] = (),  # more of them, e.g. of `training_cbs`
+    score: Callable | None = None,  # encoder -> number, shown while it trains
+    every: int = 10,  # epochs between scores
+    seed: int = 0,
+    progress: bool = True,  # show a bar
+    shown: dict[str, Callable] | None = None,  # in the bar: name -> function of Learner
+    **kwargs,  # for `Learner`: opt_func, metrics
+) -> Learner:
+    "A fastai Learner for a pretext task; `learn.model.encoder` is what is kept"
+    shown = {'loss': lambda o: o.smooth_loss} | (shown or {})
+    cbs = [EpochSeeds(seed), task, WatchCollapse(), *cbs]
+    if score:
+        cbs.append(EncoderScore(score, every))
+        shown['score'] = lambda o: o.encoder_score.last
+    if progress:
+        cbs.append(ShowProgress(**shown))
+    learn = Learner(dls, model.to(dls.device), loss_func, cbs=cbs, **kwargs)
+    learn.preprocessing = preprocessing
+    return learn
+
 # %% ../../nbs/pretext/base.ipynb #aaae7d5b
 @contextlib.contextmanager
 def distributed(learn: Learner):
@@ -308,7 +335,6 @@ def distributed(learn: Learner):
             yield learn
     finally:
         learn.dls.loaders = loaders
-        learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
 
 # %% ../../nbs/pretext/base.ipynb #fa4dad55
 class ValidEvery(Callback):
@@ -346,7 +372,7 @@ def pretrain(
     on_cpu = learn.dls.device.type == 'cpu'
     try:
         keep_memory(on_cpu)
-        with distributed(learn), learn.no_logging():
+        with distributed(learn), learn.no_bar(), learn.no_logging():
             learn.fit(epochs, lr=lr, wd=wd, cbs=cbs, start_epoch=start)
     except ReplearnError as e:  # without what fastai puts before it
         raise ReplearnError(str(e).split('`:\n\t')[-1]) from e

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
@@ -26,18 +25,12 @@ from torch import Tensor, nn
 
 from ..core import ReplearnError, check_encoder, local_seed
 from ..encoders.gin import gin, pool_atoms
+from .base import PretextModel, pretext_learner, training_cbs
 from replearn_nb.data.molecules import (
     MASKED_ATOM,
     MASKED_BOND,
     Graphs,
     MoleculePreprocessing,
-)
-from replearn_nb.pretext.base import (
-    EpochSeeds,
-    PretextModel,
-    ShowProgress,
-    WatchCollapse,
-    training_cbs,
 )
 
 # %% ../../nbs/pretext/graphs.ipynb #0c359809
@@ -57,16 +50,11 @@ def graph_learner(
         x = dls.train.one_batch()[0]
         if not hasattr(x, 'edge_index'):
             raise ReplearnError(f'Batches should begin with Graphs, not with {type(x)}')
-        model = model.to(dls.device)
-        check_encoder(model.encoder, x)
-    cbs = [EpochSeeds(seed), task, WatchCollapse()]
-    cbs += training_cbs(dls.device, precision)
-    if progress:
-        cbs += [ShowProgress(loss=lambda o: o.smooth_loss)]
-    learn = Learner(dls, model, loss_func, opt_func=opt_func, metrics=metric, cbs=cbs)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    learn.preprocessing = MoleculePreprocessing()
-    return learn
+        check_encoder(model.encoder.to(dls.device), x)
+    return pretext_learner(
+        dls, model, loss_func, task, MoleculePreprocessing(),
+        training_cbs(dls.device, precision), seed=seed, progress=progress,
+        opt_func=opt_func, metrics=metric)
 
 
 class GraphTask(Callback):

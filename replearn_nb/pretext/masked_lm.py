@@ -16,7 +16,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -27,14 +26,7 @@ from torch.optim import AdamW
 from ..core import ReplearnError, local_seed
 from ..data.text import TextPreprocessing, Tokenizer
 from ..encoders.transformer import TextEncoder, TokenHead
-from replearn_nb.pretext.base import (
-    EncoderScore,
-    EpochSeeds,
-    PretextModel,
-    ShowProgress,
-    WatchCollapse,
-    training_cbs,
-)
+from .base import PretextModel, pretext_learner, training_cbs
 
 # %% ../../nbs/pretext/masked_lm.ipynb #e329d5e1
 IGNORE = -100  # the target where nothing is to be guessed
@@ -208,18 +200,11 @@ def masked_lm_learner(
     x, device = check_tokens(dls, encoder, tok), dls.device
     with local_seed(seed):
         model = MaskedLM(encoder).to(device)
-    cbs = [EpochSeeds(seed), Masking(tok, rate), GradientClip(clip), WatchCollapse()]
-    cbs += training_cbs(device, precision, False, accumulate, len(x))
-    shown = {'bits': lambda o: o.smooth_loss / math.log(2)}
-    if score:
-        cbs += [EncoderScore(score, every)]
-        shown['score'] = lambda o: o.encoder_score.last
-    cbs += [ShowProgress(**shown)] if progress else []
-    learn = Learner(dls, model, masked_loss, opt_func=opt_func, metrics=masked_accuracy,
-                    cbs=cbs)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    learn.preprocessing = TextPreprocessing(tok, x.shape[1])
-    return learn
+    cbs = training_cbs(device, precision, False, accumulate, len(x))
+    return pretext_learner(
+        dls, model, masked_loss, Masking(tok, rate), TextPreprocessing(tok, x.shape[1]),
+        [GradientClip(clip), *cbs], score, every, seed, progress, opt_func=opt_func,
+        metrics=masked_accuracy, shown={'bits': lambda o: o.smooth_loss / math.log(2)})
 
 # %% ../../nbs/pretext/masked_lm.ipynb #f1a079f5
 @torch.no_grad()

@@ -13,7 +13,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -22,16 +21,9 @@ from torch import Tensor, nn
 
 from ..core import ReplearnError, check_encoder, local_seed
 from ..data.images import ImagePreprocessing
+from .base import PretextModel, pretext_learner, training_cbs
 from .optim import lars
 from .views import simclr_views
-from replearn_nb.pretext.base import (
-    EncoderScore,
-    EpochSeeds,
-    PretextModel,
-    ShowProgress,
-    WatchCollapse,
-    training_cbs,
-)
 
 # %% ../../nbs/pretext/simclr.ipynb #583075e5
 class _Gather(torch.autograd.Function):
@@ -165,15 +157,9 @@ def simclr_learner(
     with local_seed(seed):
         check_encoder(encoder, normalise(views(x[:2].to(device))))
         head = projection_head(encoder.num_features, hidden, out).to(device)
-    cbs = [EpochSeeds(seed), SimCLR(views, normalise, temperature), WatchCollapse()]
-    cbs += training_cbs(device, precision, channels_last, accumulate, 2 * len(x))
-    shown = {'loss': lambda o: o.smooth_loss, 'top-1': lambda o: accuracy(o.pred, o.y)}
-    if score:
-        cbs += [EncoderScore(score, every)]
-        shown['k-NN'] = lambda o: o.encoder_score.last
-    cbs += [ShowProgress(**shown)] if progress else []
-    learn = Learner(dls, PretextModel(encoder, head), F.cross_entropy,
-                    opt_func=opt_func, metrics=accuracy, cbs=cbs)
-    learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
-    learn.preprocessing = preprocessing
-    return learn
+    return pretext_learner(
+        dls, PretextModel(encoder, head), F.cross_entropy,
+        SimCLR(views, normalise, temperature), preprocessing,
+        training_cbs(device, precision, channels_last, accumulate, 2 * len(x)),
+        score, every, seed, progress, opt_func=opt_func, metrics=accuracy,
+        shown={'top-1': lambda o: accuracy(o.pred, o.y)})

@@ -215,15 +215,16 @@ def best_saving(
     df: pd.DataFrame,  # method, budget, seed, score
     budget: int | None = None,  # labels a class; None: 10 if measured, else the middle
 ) -> pd.Series | None:  # a row of `labels_saved`; None: nothing to compare
-    "What the best pre-trained method saves at one budget"
+    "What the best pre-trained method saves at one budget, or at the next that tells"
     if df.method.map(is_baseline).nunique() < 2:
         return None
     saved = labels_saved(df)
-    budgets = sorted(saved.budget.unique())
+    best = saved.loc[saved.groupby('budget').score.idxmax()].set_index('budget', drop=0)
     if budget is None:
-        budget = 10 if 10 in budgets else budgets[len(budgets) // 2]
-    saved = saved[saved.budget == budget]
-    return saved.loc[saved.score.idxmax()]
+        start = 10 if 10 in best.index else best.index[len(best) // 2]
+        tell = best[(best.index <= start) & ~(best.at_least & (best.ratio == 1))]
+        budget = tell.index.max() if len(tell) else best.index[0]
+    return best.loc[budget]
 
 # %% ../../nbs/transfer/labels.ipynb #f8d420f2
 def _spread(

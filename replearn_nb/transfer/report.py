@@ -124,8 +124,9 @@ def _without(saving: pd.Series) -> str:
     if saving.ratio <= 1 and not saving.at_least:
         return f'{saving.baseline}, without pre-training, needs no more'
     if saving.at_least:
-        return (f'without pre-training {saving.needed:.0f} are not enough: '
-                f'it saves at least {saving.ratio:.1f} times the labels')
+        enough = f'without pre-training {saving.needed:.0f} are not enough'
+        more = f': it saves at least {saving.ratio:.1f} times the labels'
+        return enough + more * (saving.ratio > 1)
     labels, low, high = (f'{n:.0f}' if n >= 10 else f'{n:.1f}'
                          for n in (saving.needed, saving.low, saving.high))
     return (f'the best method without pre-training ({saving.baseline}) needs {labels} '

@@ -20,8 +20,8 @@ from fastai.learner import Learner
 from fastai.metrics import AccumMetric
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from scipy.stats import rankdata
 from scipy.stats import t as student
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ..core import ReplearnError, TensorDL, get_device, local_seed
@@ -48,11 +48,8 @@ def task_scores(
     found = np.full(y.shape[1], np.nan)
     for t in range(y.shape[1]):
         known = np.isfinite(y[:, t])
-        positive = y[known, t] > .5
-        n1, n0 = positive.sum(), (~positive).sum()
-        if n1 and n0:
-            ranks = rankdata(score[known, t])[positive].sum()
-            found[t] = (ranks - n1 * (n1 + 1) / 2) / (n1 * n0)
+        if len(np.unique(y[known, t])) == 2:
+            found[t] = roc_auc_score(y[known, t], score[known, t])
     return found
 
 

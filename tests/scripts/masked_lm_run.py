@@ -1,26 +1,16 @@
 "A short masked-LM run into a folder; says each epoch that it starts"
-import sys
-from pathlib import Path
-
 import torch
-from fastai.callback.core import Callback
-from safetensors.torch import save_file
+from to_the_end import train
 
 from replearn_nb.core import local_seed, tensor_dls
 from replearn_nb.data.text import Tokenizer
 from replearn_nb.encoders.transformer import bert
-from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.masked_lm import masked_lm_learner
 
 class Numbers(Tokenizer):
     "40 tokens, of which the first five are special"
     pad, unk, cls, sep, mask = range(5)
     vocab_size, kind, file, data = 40, 'numbers', 'none', b''
-
-
-class Say(Callback):
-    def before_train(self):
-        print('epoch', self.epoch, flush=True)
 
 
 def learner(**kwargs):
@@ -33,8 +23,4 @@ def learner(**kwargs):
 
 
 if __name__ == '__main__':
-    out, learn = Path(sys.argv[1]), learner()
-    learn.add_cb(Say())
-    pretrain(learn, 8, 1e-2, folder=out, seconds=0)
-    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()},
-              out/'end.safetensors')
+    train(learner(), 1e-2)
