@@ -437,7 +437,7 @@ def _label_column(
 
 # %% ../../nbs/data/molecules.ipynb #d1523471
 def read_csv(
-    path: str | Path,  # a CSV with a header
+    path: str | Path,  # a CSV with a header, or what `read_table` takes
     smiles_col: str = 'smiles',  # the column of SMILES
     label_cols: Sequence[str] = (),  # the columns of labels; none: unlabelled
     name: str | None = None,  # of the data set; None: the file's

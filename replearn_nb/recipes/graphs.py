@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'PRESETS', 'MEASURED', 'settings', 'MoleculeSplits', 'split'
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,7 +88,7 @@ class MoleculeSplits:
     @property
     def held(self) -> list[str]:
         "The SMILES of 'valid' and 'test'"
-        return [self.mols.smiles[i] for i in [*self.valid, *self.test]]
+        return [self.mols.smiles[i] for i in torch.cat([self.valid, self.test])]
 
     def __repr__(self):
         sizes = ', '.join(f'{len(getattr(self, p))} {p}' for p in PARTS)
@@ -271,7 +271,12 @@ def network_methods(
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
-def predict(method, splits: MoleculeSplits, labelled, seed: int) -> Tensor:
+def predict(
+    method: Callable,  # (rows, labels, validation labels, seed) -> prediction
+    splits: MoleculeSplits,
+    labelled: np.ndarray,  # positions in the training labels, flattened
+    seed: int,
+) -> Tensor:  # (test molecules, tasks)
     "What a method says of the test molecules, in the unit of the labels"
     rows, seen = only(splits.part('train')[1], labelled)
     held, centre, unit = splits.part('valid')[1], 0., 1.
@@ -283,7 +288,10 @@ def predict(method, splits: MoleculeSplits, labelled, seed: int) -> Tensor:
                   seed) * unit + centre
 
 
-def choose_budgets(splits: MoleculeSplits, cfg: dict) -> list[int]:
+def choose_budgets(
+    splits: MoleculeSplits,
+    cfg: dict,  # settings
+) -> list[int]:  # rising
     "Those of the settings for which there are enough training labels"
     y, of = splits.part('train')[1], ''
     least = int(y.isfinite().sum(0).min())
@@ -304,7 +312,7 @@ def evaluate(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
     "All methods at all budgets (none: all labels, as budget 0), on the test molecules"
     (y, yv, yt), kind = (splits.part(p)[1] for p in PARTS), splits.mols.kind
-    name, each, mean = METRICS[kind]
+    metric, each, mean = METRICS[kind]
     budgets, per_task = choose_budgets(splits, cfg), []
     methods = fingerprint_methods(splits, cfg) | network_methods(
         splits, reps, cfg, device)
@@ -321,12 +329,12 @@ def evaluate(
                         zip(splits.mols.tasks, each(yt, prediction), strict=True))
         return prediction
 
-    task = LabelTask(y, yv, yt, mean, name, draw)
+    task = LabelTask(y, yv, yt, mean, metric, draw)
     seeds = {k: 1 if not budgets and k.endswith('linear') else cfg['draws']
              for k in methods}  # of all labels a line learns the same again
     df = label_efficiency(task, {k: partial(remember, k) for k in methods},
                           budgets or [0], seeds)
-    return df.assign(metric=name), pd.DataFrame(
+    return df.assign(metric=metric), pd.DataFrame(
         per_task, columns='method task budget seed score'.split())
 
 # %% ../../nbs/chapters/graphs.ipynb #73eb909c
@@ -435,8 +443,10 @@ def keep(reps: dict[str, Representation], told: dict, folder: Path):
 
 
 def write_changes(
-    per_task: pd.DataFrame, folder: Path, metric: str = 'ROC-AUC'
-) -> pd.DataFrame:
+    per_task: pd.DataFrame,  # method, task, seed, score
+    folder: Path,
+    metric: str = 'ROC-AUC',
+) -> pd.DataFrame:  # from `changes`
     "changes.csv and changes.png: each pretext on each task against no pre-training"
     tuned = per_task.method.str.endswith('finetune') | (per_task.method == 'scratch')
     table = changes(per_task[tuned])
