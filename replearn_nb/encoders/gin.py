@@ -42,30 +42,34 @@ class Neighbours:
         return F.embedding_bag(self.source, x, self.first, mode='sum',
                                per_sample_weights=weight)
 
-    def count_bonds(
-        self,
-        weight: Tensor | None = None,  # (e,) of each edge
-    ) -> Tensor:  # float32 (n, 9): of each of 6 types, of each of 3 directions
-        "How many bonds of each kind an atom has"
-        return self.count(self.attr, 6, 9, weight)
-
-    def count(
-        self,
-        kinds: Tensor,  # int64 (e, 2): two kinds of each edge
-        first: int,  # how many there are of the first
-        both: int,  # how many there are of both
-        weight: Tensor | None = None,  # (e,) of each edge
-    ) -> Tensor:  # float32 (n, both)
-        "How many edges of each kind end at an atom"
-        if weight is None:
-            weight = torch.ones(len(self.to), device=self.to.device)
-        counts = weight.new_zeros(len(self.first) * both)
-        for column in kinds[:, 0], kinds[:, 1] + first:
-            counts.index_add_(0, self.to * both + column, weight)
-        return counts.view(-1, both)
-
 
 SELF_LOOP = 4  # row of the table of bonds
+
+# %% ../../nbs/encoders/gin.ipynb #f0e79c96
+@patch
+def count(
+    self: Neighbours,
+    kinds: Tensor,  # int64 (e, 2): two kinds of each edge
+    first: int,  # how many there are of the first
+    both: int,  # how many there are of both
+    weight: Tensor | None = None,  # (e,) of each edge
+) -> Tensor:  # float32 (n, both)
+    "How many edges of each kind end at an atom"
+    if weight is None:
+        weight = torch.ones(len(self.to), device=self.to.device)
+    counts = weight.new_zeros(len(self.first) * both)
+    for column in kinds[:, 0], kinds[:, 1] + first:
+        counts.index_add_(0, self.to * both + column, weight)
+    return counts.view(-1, both)
+
+
+@patch
+def count_bonds(
+    self: Neighbours,
+    weight: Tensor | None = None,  # (e,) of each edge
+) -> Tensor:  # float32 (n, 9): of each of 6 types, of each of 3 directions
+    "How many bonds of each kind an atom has"
+    return self.count(self.attr, 6, 9, weight)
 
 # %% ../../nbs/encoders/gin.ipynb #af381089
 class BondConv(nn.Module):

@@ -265,7 +265,8 @@ def network_methods(
                      lr=cfg['tune_lr'] / 3, encoder_lr=cfg['tune_lr'] / 10)
 
     def linear(rows, seen, held, seed):
-        return probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)(f['test'])
+        probe = probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)
+        return probe(f['test'])
 
     return {'scratch': scratch, 'random+linear': linear} | {
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}

@@ -114,8 +114,8 @@ def sentences(
         metric = report.scores[0]['metric']
         plural = '' if saving.budget == 1 else 's'
         said.append(
-            f'With {saving.budget} label{plural} a {report.per} {saving.method} reaches '
-            f'{saving.score:.3f} {metric}; {_without(saving)}.')
+            f'With {saving.budget} label{plural} a {report.per} {saving.method} '
+            f'reaches {saving.score:.3f} {metric}; {_without(saving)}.')
     return said + [f'{name}: {number:.4g}' for name, number in report.headline.items()]
 
 # %% ../../nbs/transfer/report.ipynb #7a9b1a08
