@@ -59,6 +59,11 @@ def test_all_labels_are_a_budget_of_0(tmp_path):
     assert Report.load(tmp_path) == report
 
 
+def test_nothing_is_saved_where_only_one_budget_is_measured():
+    report = a_report(scores=[s for s in a_report().scores if s['budget'] == 10])
+    assert sentences(report)[0].endswith('without pre-training 10 are not enough.')
+
+
 def test_a_round_trip_is_equal(tmp_path):
     report = a_report(headline={'n': 1, 'ratio': 1 / 3})
     report.save(tmp_path)

@@ -126,7 +126,7 @@ def _without(saving: pd.Series) -> str:
     if saving.at_least:
         enough = f'without pre-training {saving.needed:.0f} are not enough'
         more = f': it saves at least {saving.ratio:.1f} times the labels'
-        return enough + more * (saving.ratio > 1)
+        return enough + (more if saving.ratio > 1 else '')
     labels, low, high = (f'{n:.0f}' if n >= 10 else f'{n:.1f}'
                          for n in (saving.needed, saving.low, saving.high))
     return (f'the best method without pre-training ({saving.baseline}) needs {labels} '
