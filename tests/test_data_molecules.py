@@ -1,7 +1,9 @@
 "Molecules: features beside a plain RDKit loop, the cache, splits, odd input, PyG"
 import random
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -107,6 +109,15 @@ def test_processes_and_the_cache_change_nothing(cache, monkeypatch):
                                    (2101, 'it is a reaction, not a molecule')]
 
 
+def test_chunks_of_another_size_change_nothing(monkeypatch):
+    smiles = [*assemble(30, seed=2), 'nonsense', '', *assemble(30, seed=3)]
+    whole, bad = read_graphs(smiles)
+    monkeypatch.setattr(molecules, 'CHUNK', 7)
+    again, bad7 = read_graphs(smiles, cache=False)
+    assert bad == bad7 and [i for i, _ in bad] == [30, 31]
+    assert torch.equal(whole.x, again.x)
+
+
 def test_a_damaged_cache_is_read_anew(cache):
     smiles = assemble(700, seed=2) * 3
     graphs, _ = read_graphs(smiles)
@@ -137,11 +148,18 @@ def test_a_table_of_ones_own(tmp_path):
     assert mols.kind == 'classification'
     assert read_csv(path, 'structure', ['logS']).kind == 'regression'
     assert read_csv(path, 'structure').y.shape == (3, 0)
+    table = pd.read_csv(path, dtype=str).rename(columns=str.upper)
+    for name, write in dict(tsv=partial(table.to_csv, sep='\t'), csv=table.to_csv,
+                            jsonl=partial(table.to_json, orient='records',
+                                          lines=True)).items():
+        write(tmp_path/f'other.{name}')
+        other = read_csv(tmp_path/f'other.{name}', 'structure', ['Toxic', 'ACTIVE'])
+        assert torch.equal(other.y.nan_to_num(9), mols.y.nan_to_num(9)), name
 
 
 @pytest.mark.parametrize('text,labels,message', [
-    ('smile,y\nC,1\n', ['y'], "no column 'smiles'; its columns are: smile, y"),
-    ('smiles,y\nC,1\n', ['z'], "no column 'z'; its columns are: smiles, y"),
+    ('smile,y\nC,1\n', ['y'], "no column smiles; its columns are: smile, y"),
+    ('smiles,y\nC,1\n', ['z'], "no column z; its columns are: smiles, y"),
     ('smiles,y\nC,1\nCC,1\n', ['y'], "the column 'y' has one class only, 1"),
     ('smiles,y\nC,\nCC,\n', ['y'], "the column 'y' has no label"),
     ('smiles,y\nC,a\nCC,b\nCCC,c\n', ['y'], "'y' has 3 values, among them 'a'"),

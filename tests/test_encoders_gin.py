@@ -135,6 +135,35 @@ def test_gradients_are_those_of_messages_written_down(graphs):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('jk', ['last', 'concat'])
+def test_whole_network_is_that_of_messages_written_down(jk, graphs):
+    encoder, n = trained(jk=jk).train(), len(graphs.x)
+    at = Neighbours(graphs.edge_index, graphs.edge_attr, n)
+
+    def plain():
+        h = encoder.x_embedding1(graphs.x[:, 0]) + encoder.x_embedding2(graphs.x[:, 1])
+        states = [h]
+        for i, (conv, norm) in enumerate(zip(encoder.gnns, encoder.batch_norms,
+                                             strict=True)):
+            bonds = (conv.edge_embedding1(at.attr[:, 0])
+                     + conv.edge_embedding2(at.attr[:, 1]))
+            total = torch.zeros_like(h).index_add(0, at.to, h[at.source] + bonds)
+            h = norm(conv.mlp(total))
+            h = h.relu() if i < 2 else h
+            states.append(h)
+        return h if jk == 'last' else torch.cat(states, 1)
+
+    found = []
+    for forward in plain, lambda: encoder.forward_features(graphs):
+        encoder.zero_grad()
+        out = forward()
+        out.pow(3).mean().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in encoder.parameters())])
+    assert len(found[0]) == 1 + len(list(encoder.parameters()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize('mode', ['mean', 'sum', 'max'])
 def test_pooling_is_that_of_pyg(mode, graphs):
     pyg = pytest.importorskip('torch_geometric.nn')

@@ -1,9 +1,11 @@
 "The recipe for molecules: a short run, one's own table, what is refused"
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
 pytest.importorskip('rdkit')
 from replearn_nb.core import ReplearnError  # noqa: E402
@@ -15,6 +17,7 @@ from replearn_nb.data.molecules import (  # noqa: E402
 from replearn_nb.recipes import graphs  # noqa: E402
 from replearn_nb.recipes.graphs import run, settings, split  # noqa: E402
 from replearn_nb.representation import Representation  # noqa: E402
+from replearn_nb.transfer.report import sentences  # noqa: E402
 
 @pytest.fixture
 def short(monkeypatch):
@@ -74,10 +77,9 @@ def test_pretraining_never_sees_the_test():
 
 
 @pytest.mark.parametrize('text,options,message', [
-    ('mol,y\nC,1\n', dict(label_col='y'), "no column 'smiles'; its columns are: mol"),
+    ('mol,y\nC,1\n', dict(label_col='y'), "no column smiles; its columns are: mol"),
     ('smiles,y\nC,1\nCC,0\n', {}, 'Name it with --label-col'),
     ('smiles,y\nC,1\nCC,1\n', dict(label_col='y'), 'one class only'),
-    ('smiles,y\nC,1\nCC,2\nCCC,3\n', dict(label_col='y'), 'numbers for labels'),
     ('smiles,y\nx,1\ny,0\n', dict(label_col='y'), 'None of 2 SMILES can be read'),
     ('smiles,y\nC,1\nCC,0\n', dict(label_col='y', pretrain_on='none.smi'),
      "Can't read none.smi"),
@@ -96,3 +98,67 @@ def test_settings():
         settings('huge')
     with pytest.raises(ReplearnError, match='epochs must be above 0'):
         settings('quick', epochs=-1)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    "The full preset with few molecules, few epochs, two seeds; counts what is read"
+    for k, v in dict(layers=2, dim=16, k=2, r1=1, r2=4, draws=2, forest=5, bs=60,
+                     steps=4, pretexts=('context', 'supervised+context')).items():
+        monkeypatch.setitem(graphs.PRESETS['full'], k, v)
+    mols = embedded(120)
+    sets = {name: replace(mols[torch.arange(i * 10, i * 10 + 80)], name=name)
+            for i, name in enumerate(graphs.MEASURED)}
+    sets['tox21'].y[::3, 1] = float('nan')
+    read = []
+
+    def counted(smiles):
+        read.append(len(smiles))
+        return canonical(smiles)
+
+    monkeypatch.setattr(graphs, 'moleculenet', sets.get)
+    monkeypatch.setattr(graphs, 'zinc', lambda limit: mols)
+    monkeypatch.setattr(graphs, 'canonical', counted)
+    return sets, read
+
+
+def test_full_run(few, tmp_path):
+    sets, read = few
+    report = run('full', out=str(tmp_path/'r'), device='cpu', epochs=1)
+    assert read[1:] == [120]  # ZINC is made canonical once, against all held molecules
+    table = report.table
+    assert set(table.method) == METHODS and set(table.budget) == {0}
+    seeds = table.groupby('method').seed.nunique()
+    assert seeds['scratch'] == seeds['fingerprint+forest'] == 2
+    assert seeds['fingerprint+linear'] == seeds['random+linear'] == 1
+    mean = table.groupby('method').score.mean()
+    told, name = report.headline, 'supervised+context+finetune'
+    assert told['gain'] == pytest.approx(mean[name] - mean['scratch'], abs=1e-4)
+    assert told['gain_low'] < told['gain'] < told['gain_high']
+    each = [told[f'{name} on {s}'] for s in graphs.MEASURED]
+    assert mean[name] == pytest.approx(sum(each) / 4, abs=1e-4)
+    changed = pd.read_csv(tmp_path/'r'/'changes.csv')
+    assert set(changed.task) == {*sets, 'mean'} and len(changed) == 10
+    for file in 'figure.png', 'changes.png':
+        assert (tmp_path/'r'/file).stat().st_size > 500
+    assert not plt.get_fignums()
+    assert sentences(report)[0].startswith('gain: ')
+    rep = Representation.load(tmp_path/'r'/'representation')
+    held = [s for mols in sets.values() for s in split(mols).held]
+    assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
+
+
+def test_labels_that_are_numbers(short, tmp_path):
+    mols = embedded(150)
+    size = mols.graphs.n_atoms.numpy() * 100.
+    pd.DataFrame(dict(smiles=mols.smiles, weight=size)).to_csv(tmp_path/'mols.csv')
+    report = run(out=str(tmp_path/'r'), data=str(tmp_path/'mols.csv'), device='cpu',
+                 label_col='weight')
+    assert set(report.table.metric) == {'minus RMSE'} and set(report.few.budget) == {3}
+    assert set(report.table.method) == METHODS
+    best = report.table.groupby('method').score.mean()['fingerprint+forest']
+    assert -2 * size.std() < best < 0  # in the unit of the column
+    assert sentences(report)[0].startswith('With 3 labels a task ')
+    assert 'minus RMSE by labels per task' in str(report)
+    assert report.figure().axes[0].get_xlabel() == 'labels per task'
+    assert (pd.read_csv(tmp_path/'r'/'changes.csv').task == 'weight').all()

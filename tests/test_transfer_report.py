@@ -45,6 +45,25 @@ def test_the_file_is_what_the_issue_asks_for(tmp_path):
         assert min(image.size) > 500
 
 
+def test_all_labels_are_a_budget_of_0(tmp_path):
+    scores = [s | dict(budget=0) for s in a_report().scores if s['budget'] == 50]
+    report = a_report(scores=scores)
+    assert sentences(report) == ['labels_saved@10: 3.6']
+    assert ['method', 'draws', 'all'] in [o.split() for o in str(report).splitlines()]
+    assert '<th>all</th>' in report._repr_html_()
+    ax, = report.figure().axes
+    assert ax.get_xlabel() == 'accuracy with all labels'
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        'raw+linear', 'scratch', 'simclr+linear']
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+
+
+def test_nothing_is_saved_where_only_one_budget_is_measured():
+    report = a_report(scores=[s for s in a_report().scores if s['budget'] == 10])
+    assert sentences(report)[0].endswith('without pre-training 10 are not enough.')
+
+
 def test_a_round_trip_is_equal(tmp_path):
     report = a_report(headline={'n': 1, 'ratio': 1 / 3})
     report.save(tmp_path)

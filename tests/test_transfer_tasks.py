@@ -4,17 +4,23 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import ttest_rel
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.transfer.probes import LinearProbe
 from replearn_nb.transfer.tasks import (
-    TaskProbe,
     changes,
     draw_entries,
     finetune_tasks,
+    mean_minus_rmse,
     mean_roc_auc,
+    minus_rmse,
     only,
     plot_changes,
+    probe_tasks,
     task_scores,
 )
 
@@ -62,14 +68,45 @@ def test_a_draw_shows_so_many_labels_of_each_class_and_no_others(labels):
         draw_entries(labels[0], 3, 0)
 
 
-def test_probe_is_one_for_each_task(labels):
+def test_probe_is_one_for_each_task_with_its_own_strength(labels):
     y = torch.tensor(labels[0], dtype=torch.float32)
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
-    together = TaskProbe.fit(x, y).predict(x)
-    for t in range(4):
-        alone = TaskProbe.fit(x, y[:, t:t + 1]).predict(x)[:, 0]
-        torch.testing.assert_close(together[:, t], alone)
-    assert (together[:, 4] == 0).all()
+    y[:200, 3] = (x[:200, 3] > 0).float()  # only here is there anything to learn
+    y[200:, 3] = float('nan')  # and nothing to choose the strength on
+    data = x[:200], y[:200], x[200:], y[200:]
+    together = probe_tasks(*data)
+    assert not any(p.requires_grad for p in together.parameters())
+    for t in range(3):
+        a, b = (part[:, t].isfinite() for part in (data[1], data[3]))
+        alone = LinearProbe.fit(x[:200][a], y[:200][a, t].long(), x[200:][b],
+                                y[200:][b, t].long())
+        odds = alone.logits(x) @ torch.tensor([-1., 1], dtype=torch.float64)
+        torch.testing.assert_close(together(x)[:, t], odds.float(), atol=1e-4, rtol=0)
+    assert task_scores(y[:200], together(x[:200]))[3] > .95
+    assert (together(x)[:, 4] == 0).all()
+
+
+def test_probe_of_numbers_is_scikit_learns_ridge():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 6, generator=g) * torch.tensor([1., 9, 1, 1, 1, .1]) + 5
+    y = x[:, :2] @ torch.randn(2, 1, generator=g) + torch.randn(90, 1, generator=g) * 3
+    layer = probe_tasks(x[:60], y[:60], x[60:], y[60:], kind='regression')
+    fits = [make_pipeline(StandardScaler(), Ridge(10. ** k)).fit(x[:60], y[:60, 0])
+            for k in range(-2, 5)]
+    best = max(fits, key=lambda f: f.score(x[60:], y[60:, 0]))
+    assert layer(x)[:, 0].numpy() == pytest.approx(best.predict(x), abs=1e-3)
+
+
+def test_scores_of_numbers():
+    y = np.array([[1., np.nan, np.nan], [3, 5, np.nan]])
+    prediction = np.array([[2., 9, 9], [5, 2, 9]])
+    assert minus_rmse(y, prediction) == pytest.approx(
+        [-(2.5 ** .5), -3, np.nan], nan_ok=True)
+    assert mean_minus_rmse(y, prediction) == pytest.approx(-(2.5 ** .5 + 3) / 2)
+    drawn = draw_entries(y[:, :2], 1, 0, 'regression')
+    assert len(drawn) == 2 and np.isfinite(y[:, :2].ravel()[drawn]).all()
+    with pytest.raises(ReplearnError, match='training; task 1 has 1'):
+        draw_entries(y[:, :2], 2, 0, 'regression')
 
 
 class Toy(nn.Module):
@@ -95,6 +132,17 @@ def test_finetuning_repeats_and_leaves_the_encoder_alone():
     assert all(map(torch.equal, before, encoder.parameters()))
     with pytest.raises(ReplearnError, match='No label is known'):
         finetune_tasks(encoder, x, torch.full((80, 2), float('nan')), x, y)
+
+
+def test_finetuning_to_numbers():
+    with local_seed(0):
+        x, encoder = torch.randn(160, 4), Toy()
+    y = torch.stack([x[:, 0] + x[:, 1], -x[:, 2]], 1)
+    y[::3, 0] = float('nan')
+    tuned = finetune_tasks(encoder, x[:100], y[:100], x[100:130], y[100:130], steps=300,
+                           lr=2e-2, device='cpu', kind='regression')
+    errors = minus_rmse(y[130:], tuned.predict(x[130:]))
+    assert (errors > -.5 * np.nanstd(y, 0)).all()
 
 
 def test_interval_agrees_with_the_paired_t_test():

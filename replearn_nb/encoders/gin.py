@@ -42,21 +42,34 @@ class Neighbours:
         return F.embedding_bag(self.source, x, self.first, mode='sum',
                                per_sample_weights=weight)
 
-    def count_bonds(
-        self,
-        weight: Tensor | None = None,  # (e,) of each edge
-    ) -> Tensor:  # float32 (n, 9): of each of 6 types, of each of 3 directions
-        "How many bonds of each kind an atom has"
-        n = len(self.first)
-        if weight is None:
-            weight = torch.ones(len(self.to), device=self.to.device)
-        counts = weight.new_zeros(n * 9)
-        for column in self.attr[:, 0], self.attr[:, 1] + 6:
-            counts.index_add_(0, self.to * 9 + column, weight)
-        return counts.view(n, 9)
-
 
 SELF_LOOP = 4  # row of the table of bonds
+
+# %% ../../nbs/encoders/gin.ipynb #f0e79c96
+@patch
+def count(
+    self: Neighbours,
+    kinds: Tensor,  # int64 (e, 2): two kinds of each edge
+    first: int,  # how many there are of the first
+    both: int,  # how many there are of both
+    weight: Tensor | None = None,  # (e,) of each edge
+) -> Tensor:  # float32 (n, both)
+    "How many edges of each kind end at an atom"
+    if weight is None:
+        weight = torch.ones(len(self.to), device=self.to.device)
+    counts = weight.new_zeros(len(self.first) * both)
+    for column in kinds[:, 0], kinds[:, 1] + first:
+        counts.index_add_(0, self.to * both + column, weight)
+    return counts.view(-1, both)
+
+
+@patch
+def count_bonds(
+    self: Neighbours,
+    weight: Tensor | None = None,  # (e,) of each edge
+) -> Tensor:  # float32 (n, 9): of each of 6 types, of each of 3 directions
+    "How many bonds of each kind an atom has"
+    return self.count(self.attr, 6, 9, weight)
 
 # %% ../../nbs/encoders/gin.ipynb #af381089
 class BondConv(nn.Module):
@@ -82,10 +95,18 @@ class GINConv(BondConv):
     def __init__(self, dim: int):
         super().__init__(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+            nn.Linear(dim, 2 * dim), nn.ReLU(inplace=True), nn.Linear(2 * dim, dim))
 
     def forward(self, x, at: Neighbours):
-        return self.mlp(at.sum(x) + at.bonds @ self.table)
+        return self.mlp(torch.addmm(at.sum(x), at.bonds, self.table))
+
+    def of_kinds(self, kinds, tables, at: Neighbours):
+        "The same where an atom's state is a row of each of two tables"
+        n, both = len(tables[0]), len(tables[0]) + len(tables[1])
+        counts = torch.cat([at.count(kinds[at.source], n, both), at.bonds], 1)
+        linear, relu, last = self.mlp
+        weight = linear.weight @ torch.cat([*tables, self.table]).T
+        return last(relu(F.linear(counts, weight, linear.bias)))
 
 # %% ../../nbs/encoders/gin.ipynb #b35b2ccd
 class GCNConv(BondConv):
@@ -202,10 +223,11 @@ def forward_features(
     "A row for each atom"
     at = Neighbours(graphs.edge_index, graphs.edge_attr, len(graphs.x))
     h = self.x_embedding1(graphs.x[:, 0]) + self.x_embedding2(graphs.x[:, 1])
-    states = [h]
+    states, tables = [h], (self.x_embedding1.weight, self.x_embedding2.weight)
     for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
-        h = norm(conv(h, at))
-        h = F.relu(h) if i + 1 < len(self.gnns) else h
+        by_kind = i == 0 and isinstance(conv, GINConv)
+        h = norm(conv.of_kinds(graphs.x, tables, at) if by_kind else conv(h, at))
+        h = F.relu(h, inplace=True) if i + 1 < len(self.gnns) else h
         h = F.dropout(h, self.dropout, self.training)
         states.append(h)
     if self.jk == 'concat':

@@ -87,9 +87,9 @@ class KeepStatistics(Callback):
 
 # %% ../../nbs/transfer/finetune.ipynb #ecf4755f
 class KeepBest(Callback):
-    "End with the weights of the best validation (accuracy, then loss)"
+    "End with the weights of the best validation (the metric, then the loss)"
     order = 60  # after Recorder (50), which has the numbers
-    best = (-1., 0.)
+    best = (-math.inf, 0.)
 
     def after_epoch(self):
         *_, loss, acc = self.learn.final_record

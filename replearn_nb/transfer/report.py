@@ -82,8 +82,23 @@ class Report:
 
     @property
     def table(self) -> pd.DataFrame:
-        "The scores: method, budget, seed, score, metric"
+        "The scores: method, budget (0: all labels), seed, score, metric"
         return pd.DataFrame(self.scores, columns=list(SCORE))
+
+    @property
+    def per(self) -> str:
+        "What a budget of labels is for: numbers have no classes"
+        return 'task' if 'RMSE' in self.scores[0]['metric'] else 'class'
+
+    @property
+    def few(self) -> pd.DataFrame:
+        "The scores with a budget of labels"
+        return self.table[self.table.budget > 0]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        "Mean ± standard deviation, a row for each method"
+        return summary(self.table).rename(columns={0: 'all'})
 
 
 SCORE = {'method': str, 'budget': int | float, 'seed': int, 'score': int | float,
@@ -94,13 +109,13 @@ def sentences(
     report: Report,
 ) -> list[str]:
     "What a report found: the labels saved, then its headline numbers"
-    said, saving = [], best_saving(report.table)
+    said, saving = [], best_saving(report.few)
     if saving is not None:
         metric = report.scores[0]['metric']
         plural = '' if saving.budget == 1 else 's'
         said.append(
-            f'With {saving.budget} label{plural} a class {saving.method} reaches '
-            f'{saving.score:.3f} {metric}; {_without(saving)}.')
+            f'With {saving.budget} label{plural} a {report.per} {saving.method} '
+            f'reaches {saving.score:.3f} {metric}; {_without(saving)}.')
     return said + [f'{name}: {number:.4g}' for name, number in report.headline.items()]
 
 # %% ../../nbs/transfer/report.ipynb #7a9b1a08
@@ -111,7 +126,7 @@ def _without(saving: pd.Series) -> str:
     if saving.at_least:
         enough = f'without pre-training {saving.needed:.0f} are not enough'
         more = f': it saves at least {saving.ratio:.1f} times the labels'
-        return enough + more * (saving.ratio > 1)
+        return enough + (more if saving.ratio > 1 else '')
     labels, low, high = (f'{n:.0f}' if n >= 10 else f'{n:.1f}'
                          for n in (saving.needed, saving.low, saving.high))
     return (f'the best method without pre-training ({saving.baseline}) needs {labels} '
@@ -127,9 +142,9 @@ def show(
     console = console or Console()
     if self.scores:
         metric = self.scores[0]['metric']
-        table = Table(title=f'{metric} by labels per class, mean ± sd', box=SIMPLE,
+        table = Table(title=f'{metric} by labels per {self.per}, mean ± sd', box=SIMPLE,
                       padding=(0, 0, 0, 1))
-        cells = summary(self.table)
+        cells = self.cells
         table.add_column('method', no_wrap=True)
         for column in map(str, cells.columns):
             table.add_column(column, justify='right')
@@ -156,7 +171,7 @@ def __repr__(self: Report):
 @patch
 def _repr_html_(self: Report):
     lines = ''.join(f'<p>{escape(line)}</p>' for line in sentences(self))
-    return (summary(self.table).to_html() if self.scores else '') + lines
+    return (self.cells.to_html() if self.scores else '') + lines
 
 # %% ../../nbs/transfer/report.ipynb #2332c01a
 def check_report(
@@ -210,11 +225,19 @@ def save(
 # %% ../../nbs/transfer/report.ipynb #267a74c3
 @patch
 def figure(self: Report) -> Figure:
-    "The label-efficiency figure of the scores"
+    "The label-efficiency figure; of all labels only, each method's mean and spread"
     fig = Figure(figsize=(7, 4.2), layout='constrained')
     if self.scores:
         title, metric = f'{self.recipe} on {self.data}', self.scores[0]['metric']
-        plot_label_efficiency(self.table, fig.subplots(), title, metric)
+        if len(self.few):
+            plot_label_efficiency(self.few, fig.subplots(), title, metric,
+                                  f'labels per {self.per}')
+        else:
+            groups = self.table.groupby('method', sort=False).score
+            ax, std = fig.subplots(), groups.std().fillna(0)
+            ax.errorbar(groups.mean(), std.index, xerr=std, fmt='ok', capsize=3)
+            ax.set(xlabel=f'{metric} with all labels', title=title)
+            ax.invert_yaxis()
     return fig
 
 # %% ../../nbs/transfer/report.ipynb #6c3895ff
