@@ -235,3 +235,66 @@ def test_decode_leaves_good_text_alone():
     with local_seed(0):
         good = ''.join(chr(c) for c in torch.randint(32, 0x2000, (500,)).tolist())
     assert decode(good.encode()) == good
+
+
+CHARACTERS = [*'abcXYZ,.!?-[', '\u00a0', '\t', '\n', '  ', '\u2028', 'e\u0301', 'é',
+              '½', 'ﬁ', '你', '😀', 'Σ', 'ΟΣ', 'İ', 'ß', '…', '\u200b', '\0', '\7',
+              '한', '\ufeff', '▁', 'ｱ', 'ﾞ', 'अनु', '\u00ad', 'ﷺ', 'A\u030a\u0323']
+
+
+def tokenizers(tok):
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters, 'the', 'cat',
+              *(f'##{o}' for o in letters), '##é', '你', 'é', 'σ', '##ς', '##σ', '한']
+    return tok, *(WordPieces('\n'.join(pieces).encode(), o) for o in (True, False))
+
+
+def test_offsets_give_the_same_pieces_in_order(tok):
+    rng = random.Random(0)
+    for _ in range(1500):
+        t = ''.join(rng.choices(CHARACTERS, k=rng.randint(0, 14)))
+        for o in tokenizers(tok):
+            ids, spans = o.offsets(t)
+            assert ids == o.encode([t])[0] and len(ids) == len(spans)
+            assert all(0 <= a <= b <= len(t) for a, b in spans)
+            assert [a for a, _ in spans] == sorted(a for a, _ in spans)
+
+
+@pytest.mark.parametrize('t', [
+    '  The\u00a0cat \t\n sat,  on\u2028a mat. ', 'x' * 300,
+    'The cafe\u0301 ½ – 你好吗 😀!',
+    '', ' \n', "don't (stop)!?"])
+def test_offsets_cover_every_character_that_is_no_space(tok, t):
+    for o in tokenizers(tok):
+        _, spans = o.offsets(t)
+        covered = sorted({k for a, b in spans for k in range(a, b)})
+        assert ''.join(t[k] for k in covered) == ''.join(t.split())
+
+
+def test_a_piece_stands_where_it_says(tok):
+    "Each piece, written by itself, is the text between its offsets"
+    t = 'The cat sat on a mat,\n and then\u00a0 IT ran to the caté! '
+    for o in tokenizers(tok):
+        ids, spans = o.offsets(t)
+        for i, (a, b) in zip(ids, spans, strict=True):
+            piece = o.pieces([i])[0].lstrip('▁').removeprefix('##')
+            if i != o.unk:
+                lower = getattr(o, 'lower', False)
+                text = t[a:b].lower().replace('é', 'e') if lower else t[a:b]
+                assert text == piece
+    ids, spans = tokenizers(tok)[1].offsets('cafe\u0301s ΟΔΟΣ')
+    assert ('cafe\u0301s ΟΔΟΣ'[slice(*spans[3])], spans[-1][1]) == ('e\u0301', 11)
+
+
+def test_a_model_that_writes_bytes_has_no_offsets():
+    import io
+
+    from sentencepiece import SentencePieceTrainer
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines()), model_writer=model, vocab_size=320,
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2)
+    o = text.SentencePieces(model.getvalue())
+    assert o.offsets('the cat')[0] == o.encode(['the cat'])[0]
+    with pytest.raises(ReplearnError, match='writes unknown characters as bytes'):
+        o.offsets('the 😀')

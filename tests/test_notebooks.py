@@ -114,6 +114,8 @@ if find_spec('replearn_nb') is None:
     %pip install -q replearn_nb torch=={version('torch').split('+')[0]}"""
 MOLECULES = GUARD.replace("('replearn_nb')", "('rdkit')").replace(
     'replearn_nb torch', 'replearn_nb[molecules] torch')
+ENTITIES = GUARD.replace("('replearn_nb')", "('seqeval')").replace(
+    'replearn_nb torch', 'replearn_nb[entities] torch')
 CHAPTERS = [c.name for c in BOOK]
 
 
@@ -125,7 +127,7 @@ def test_opens_in_colab(nb):
     code = [''.join(c['source']) for c in json.loads(nb.read_text())['cells']
             if c['cell_type'] == 'code']
     first = [c for c in code if not c.startswith('#| default_exp')][0]
-    assert first in (GUARD, MOLECULES)
+    assert first in (GUARD, MOLECULES, ENTITIES)
     assert not any(re.search(r'^(from|import) nbdev', c, re.M) for c in code)
 
 

@@ -106,8 +106,8 @@ SOURCES |= {
             '95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9')}),
     'wnut17': github(
         'wnut17',
-        'leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603/'
-        'wnut17train.conll', 'CC BY 4.0',
+        'leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603',
+        'CC BY 4.0',
         {'wnut17train.conll': (
             493_781,
             '731820e13f71af324c6b55a1575ec2ce59fbaa2a0806f8f0400b98d56cd6a7a5'),

@@ -36,7 +36,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.external import URLs, untar_data
 from fastcore.basics import patch
 from sentencepiece import SentencePieceTrainer
-from torch import Tensor
+from torch import Tensor, nn
 from torchtext.data.functional import load_sp_model, sentencepiece_numericalizer
 
 from .images import given_parts, stratified
@@ -382,6 +382,10 @@ class Tokenizer:
         "The pieces of each text, without special tokens"
         raise NotImplementedError
 
+    def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        "The pieces of a text, and from where to where in it each stands"
+        raise NotImplementedError
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         "Each piece as it is written in the vocabulary"
         raise NotImplementedError
@@ -389,6 +393,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         "Text again, without special tokens"
         raise NotImplementedError
+
+    def must_fit(self, encoder: nn.Module):
+        "Raise a `ReplearnError` unless the encoder is one for these pieces"
+        if (self.vocab_size, self.pad) != (encoder.vocab_size, encoder.pad):
+            raise ReplearnError(
+                f'The tokenizer is of another model: it has {self.vocab_size} tokens '
+                f'and pads with {self.pad}, the encoder {encoder.vocab_size} and '
+                f'{encoder.pad}')
 
 # %% ../../nbs/data/text.ipynb #ac8f8586
 class SentencePieces(Tokenizer):
@@ -423,6 +435,28 @@ class SentencePieces(Tokenizer):
     def decode(self, ids):
         return self.model.DecodeIds([i for i in map(int, ids)
                                      if i not in self.special])
+
+# %% ../../nbs/data/text.ipynb #35fcfde6
+@patch
+def offsets(
+    self: SentencePieces,
+    text: str,  # as it is, with whatever spaces
+) -> tuple[list[int], list[tuple[int, int]]]:  # ids; (start, end) of each in `text`
+    "The pieces of a text, and from where to where in it each stands"
+    normal, at = self.model.Normalize(text, with_offsets=True)
+    pieces, spans, k = self.model.EncodeAsPieces(text), [], 0
+    if ''.join(pieces) != normal:
+        raise ReplearnError('This SentencePiece model writes unknown characters as '
+                            'bytes, and can\'t say where in a text they stand')
+    end = [0] * len(normal)  # of each character: where the next one begins
+    for i in reversed(range(len(normal))):
+        same = i + 1 < len(normal) and at[i + 1] == at[i]
+        end[i] = end[i + 1] if same else at[i + 1]
+    for piece in pieces:
+        own = [i for i in range(k, k + len(piece)) if normal[i] != '▁']
+        k += len(piece)
+        spans.append((at[own[0]], end[own[-1]]) if own else (at[k],) * 2)
+    return self.encode([text])[0], spans
 
 # %% ../../nbs/data/text.ipynb #a72c6135
 def train_sentencepieces(
@@ -466,6 +500,11 @@ class WordPieces(Tokenizer):
 
     def encode(self, texts):
         return [[i for w in self.split(t) for i in self._word(w)] for t in texts]
+
+    def offsets(self, text):
+        found = [o for word in self._placed_words(text)
+                 for o in self._placed_pieces(word, text)]
+        return [i for i, _ in found], [span for _, span in found]
 
     def pieces(self, ids):
         return [self.itos[i] for i in ids]
@@ -513,6 +552,52 @@ def _word(self: WordPieces, word: str) -> list[int]:
             return [self.unk]
         start = end
     return found or [self.unk]
+
+# %% ../../nbs/data/text.ipynb #523eaba5
+@patch
+def _characters(self: WordPieces, text: str) -> Iterator[tuple[str, int]]:
+    "The characters that `split` sees, and where in the text each comes from"
+    if not self.lower:
+        yield from zip(text, range(len(text)), strict=True)
+        return
+    lower, k = text.lower(), 0  # of the whole: a last sigma has a form of its own
+    for i, c in enumerate(text):
+        n = len(c.lower())
+        for o in unicodedata.normalize('NFD', lower[k:k + n]):
+            if unicodedata.category(o) != 'Mn':
+                yield o, i
+        k += n
+
+
+@patch
+def _placed_words(self: WordPieces, text: str) -> list[list[tuple[str, int]]]:
+    "The words of `split` as characters, and where in the text each comes from"
+    words = [[]]
+    for c, i in self._characters(text):
+        for o in _apart(c):
+            if o.isspace():
+                words.append([])
+            else:
+                words[-1].append((o, i))
+    return [w for w in words if w]
+
+
+@patch
+def _placed_pieces(
+    self: WordPieces,
+    word: list[tuple[str, int]],  # of `_placed_words`
+    text: str,
+) -> Iterator[tuple[int, tuple[int, int]]]:  # id, (start, end)
+    "The pieces of a word, and where in the text they stand"
+    at = 0
+    for piece in self._word(''.join(c for c, _ in word)):
+        n = len(self.itos[piece]) - 2 * (at > 0)
+        n = len(word) if piece == self.unk else n
+        start, end = word[at][1], word[at + n - 1][1] + 1
+        while self.lower and unicodedata.category(text[end:end + 1] or ' ') == 'Mn':
+            end += 1  # an accent that was left out belongs to its letter
+        yield piece, (start, end)
+        at += n
 
 # %% ../../nbs/data/text.ipynb #02c050da
 def pack(

@@ -190,6 +190,15 @@ def forward_features(
 
 
 @patch
+def trim(
+    self: TextEncoder,
+    ids: Tensor,  # (B, T)
+) -> Tensor:  # (B, t), t as long as the longest row
+    "Leave out columns of padding alone"
+    return ids[:, :max(1, int((ids != self.pad).sum(1).max()))]
+
+
+@patch
 def pooled(
     self: TextEncoder,
     h: Tensor,  # (B, T, width)
@@ -207,8 +216,8 @@ def forward(
     self: TextEncoder,
     ids: Tensor,  # (B, T) token ids, one text a row
 ) -> Tensor:  # (B, num_features)
-    "A vector for each text; columns of padding alone are left out"
-    ids = ids[:, :max(1, int((ids != self.pad).sum(1).max()))]
+    "A vector for each text"
+    ids = self.trim(ids)
     return self.pooled(self.forward_features(ids), ids)
 
 # %% ../../nbs/encoders/transformer.ipynb #60d623d6

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'adamw', 'choose', 'corrupt', 'unigram_bits', 'MaskedLM', 'masked_loss', 'masked_accuracy', 'Masking',
-           'BertAdamW', 'check_tokens', 'masked_lm_learner', 'fill_in']
+           'pair_up', 'pair_dls', 'swap_seconds', 'PairLM', 'NextSentence', 'pair_loss', 'pair_bits', 'next_accuracy',
+           'BertAdamW', 'check_tokens', 'check_pairs', 'masked_lm_learner', 'fill_in']
 
 # %% ../../nbs/pretext/masked_lm.ipynb #8df98f4a
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -20,12 +22,12 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ..core import ReplearnError, local_seed
-from ..data.text import TextPreprocessing, Tokenizer
-from ..encoders.transformer import TextEncoder, TokenHead
+from ..core import ReplearnError, local_seed, tensor_dls
+from ..data.text import TextPreprocessing, TextSplits, Tokenizer
+from ..encoders.transformer import TextEncoder, TokenHead, init_weights
 from .base import PretextModel, pretext_learner, training_cbs
 
 # %% ../../nbs/pretext/masked_lm.ipynb #e329d5e1
@@ -90,7 +92,14 @@ class MaskedLM(PretextModel):
         doc: Tensor,  # (B, T) which text each token is of
         where: Tensor,  # (B, k) the columns to guess
     ) -> Tensor:  # logits (B, k, vocab_size)
-        h = self.encoder.forward_features(ids, doc)
+        return self.guess(self.encoder.forward_features(ids, doc), where)
+
+    def guess(
+        self,
+        h: Tensor,  # (B, T, width)
+        where: Tensor,  # (B, k)
+    ) -> Tensor:  # logits (B, k, vocab_size)
+        "What the tokens in some places might be"
         h = h.gather(1, where[..., None].expand(-1, -1, h.shape[-1]))
         self.features = h.detach().flatten(0, 1)
         return self.head(h, self.encoder.tokens)
@@ -142,6 +151,110 @@ class Masking(Callback):
         seen, target = corrupt(ids, where, real, self.tok.mask, self.ordinary)
         self.learn.xb, self.learn.yb = (seen, doc, where), (target,)
 
+# %% ../../nbs/pretext/masked_lm.ipynb #79f21155
+def pair_up(
+    texts: Sequence[Sequence[int]],  # pieces of each text, without special tokens
+    max_len: int,  # tokens a row
+    tok: Tokenizer,
+    seed: int = 0,  # of the places where texts are cut in two
+) -> tuple[Tensor, Tensor]:  # ids int32, half int32: each (rows, max_len)
+    "Rows [CLS] A [SEP] B [SEP]; `half` is 2i+1 in the A of text i, 2i+2 in its B"
+    if max_len < 6:
+        raise ReplearnError(f'A row of {max_len} tokens holds no pair: 6 are the least')
+    rng, rows = np.random.default_rng(seed), []
+    most_a, most_b = max_len // 2 - 2, max_len - max_len // 2 - 1
+    for i, text in enumerate(texts):
+        for k in range(0, len(text), most_a + most_b):
+            piece = text[k:k + most_a + most_b]
+            if len(piece) > 1:
+                low, high = max(1, len(piece) - most_b), min(most_a, len(piece) - 1)
+                cut = int(rng.integers(low, high + 1))
+                rows.append((i, [tok.cls, *piece[:cut], tok.sep],
+                             [*piece[cut:], tok.sep]))
+    ids = np.full((len(rows), max_len), tok.pad, np.int32)
+    half = np.zeros_like(ids)
+    for r, (i, a, b) in enumerate(rows):
+        ids[r, :len(a) + len(b)] = a + b
+        half[r, :len(a) + len(b)] = [2 * i + 1] * len(a) + [2 * i + 2] * len(b)
+    return torch.from_numpy(ids), torch.from_numpy(half)
+
+
+def pair_dls(
+    splits: TextSplits,
+    bs: int,  # rows a batch
+    tok: Tokenizer,
+    max_len: int = 128,  # tokens a row
+    device: str | torch.device | None = None,  # None: the best there is
+) -> DataLoaders:  # batches (ids, half), each (bs, max_len)
+    "fastai `DataLoaders` of pairs: as `TextSplits.dls`, but padded instead of packed"
+    parts = [pair_up(tok.encode(splits.part(p)[0]), max_len, tok)
+             for p in ('unlabelled', 'valid')]
+    return tensor_dls(*parts, bs=bs, device=device)
+
+# %% ../../nbs/pretext/masked_lm.ipynb #4015e64d
+def swap_seconds(
+    ids: Tensor,  # (B, T) of `pair_up`
+    half: Tensor,  # (B, T)
+    pad: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # ids, segments 0, 1 and -1 (B, T); follows (B,)
+    "Give half of the rows, drawn anew, the second half of another text's row"
+    n, t = ids.shape
+    own, col = torch.arange(n, device=ids.device), torch.arange(t, device=ids.device)
+    a, b = ((half > 0) & (half % 2 == o) for o in (1, 0))
+    a, b, text = a.sum(1), b.sum(1), (half[:, 0] - 1) // 2
+    other = (own + torch.randint(1, max(2, n), (n,), device=ids.device)) % n
+    swap = (torch.rand(n, device=ids.device) < .5) & (text[other] != text)
+    source = torch.where(swap, other, own)
+    first, end = col < a[:, None], (a + b[source])[:, None]
+    at = torch.where(first, col, col - a[:, None] + a[source][:, None])
+    new = ids[torch.where(first, own[:, None], source[:, None]), at.clamp(0, t - 1)]
+    segment = torch.where(first, 0, torch.where(col < end, 1, -1))
+    return torch.where(segment < 0, pad, new), segment, (~swap).long()
+
+# %% ../../nbs/pretext/masked_lm.ipynb #229c27bd
+class PairLM(MaskedLM):
+    "Guesses hidden tokens, and whether the second half follows the first"
+    def __init__(self, encoder: TextEncoder):
+        super().__init__(encoder)
+        width = encoder.num_features
+        self.follows = nn.Sequential(
+            nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)).apply(init_weights)
+
+    def forward(
+        self,
+        ids: Tensor,  # (B, T)
+        doc: Tensor,  # (B, T) 1, and 0 for padding
+        where: Tensor,  # (B, k) the columns to guess
+        segments: Tensor,  # (B, T) 0 first, 1 second half
+    ) -> tuple[Tensor, Tensor]:  # logits (B, k, vocab_size), (B, 2)
+        h = self.encoder.forward_features(ids, doc, segments)
+        return self.guess(h, where), self.follows(h[:, 0])
+
+
+class NextSentence(Masking):
+    "Gives half of the rows a second half of another text, then hides tokens"
+    def _hide(self):
+        ids, segment, follows = swap_seconds(self.x.long(), self.y, self.tok.pad)
+        where, real = choose(ids, self.special, self.rate)
+        seen, target = corrupt(ids, where, real, self.tok.mask, self.ordinary)
+        doc, segments = (segment >= 0).long(), segment.clamp(min=0)
+        self.learn.xb, self.learn.yb = (seen, doc, where, segments), (target, follows)
+
+# %% ../../nbs/pretext/masked_lm.ipynb #47b1f30a
+def pair_loss(pred, target: Tensor, follows: Tensor) -> Tensor:
+    "Cross-entropy at the hidden tokens, and that of the next sentence"
+    return masked_loss(pred[0], target) + F.cross_entropy(pred[1].float(), follows)
+
+
+def pair_bits(pred, target: Tensor, follows: Tensor) -> Tensor:
+    "Bits a hidden token, without the other task's"
+    return masked_loss(pred[0], target) / math.log(2)
+
+
+def next_accuracy(pred, target: Tensor, follows: Tensor) -> Tensor:
+    "How often it is right about the next sentence"
+    return (pred[1].argmax(-1) == follows).float().mean()
+
 # %% ../../nbs/pretext/masked_lm.ipynb #f6473407
 class BertAdamW(AdamW):
     "AdamW with the paper's constants (appendix A.2), without decay of vectors"
@@ -172,16 +285,23 @@ def check_tokens(dls: DataLoaders, encoder: TextEncoder, tok: Tokenizer) -> Tens
     if len(batch) != 2 or x.ndim != 2 or x.is_floating_point():
         raise ReplearnError('Masked language modelling wants batches of token ids and '
                             'document numbers, as `TextSplits.dls` gives them')
-    if tok.vocab_size != encoder.vocab_size or tok.pad != encoder.pad:
-        raise ReplearnError(
-            f'The tokenizer is of another model: it has {tok.vocab_size} tokens and '
-            f'pads with {tok.pad}, the encoder {encoder.vocab_size} and {encoder.pad}')
+    tok.must_fit(encoder)
     if int(x.max()) >= tok.vocab_size:
         raise ReplearnError(f'The batches hold token {int(x.max())}, the tokenizer has '
                             f'{tok.vocab_size}: they are of another tokenizer')
     return x
 
 # %% ../../nbs/pretext/masked_lm.ipynb #c092a51e
+def check_pairs(dls: DataLoaders):
+    "Raise a `ReplearnError` unless each row is a pair of one text"
+    with local_seed(0):
+        half = dls.train.one_batch()[1].long()
+    first = half[:, 0]
+    if not ((first % 2 == 1) & (half.max(1).values == first + 1)).all():
+        raise ReplearnError('Next-sentence prediction wants rows of two halves, as '
+                            '`pair_dls` gives them')
+
+# %% ../../nbs/pretext/masked_lm.ipynb #19a3d1da
 def masked_lm_learner(
     dls: DataLoaders,  # batches (ids, doc) of `TextSplits.dls`
     encoder: TextEncoder,  # what is trained
@@ -195,16 +315,23 @@ def masked_lm_learner(
     every: int = 10,  # epochs between scores
     seed: int = 0,
     progress: bool = True,  # show a bar
+    next_sentence: bool = False,  # the paper's second task; `dls` of `pair_dls`
 ) -> Learner:
     "A fastai Learner for masked tokens; `learn.model.encoder` is what you want to keep"
     x, device = check_tokens(dls, encoder, tok), dls.device
+    kind, task, loss, metrics, shown = MaskedLM, Masking, masked_loss, [
+        masked_accuracy], {'bits': lambda o: o.smooth_loss / math.log(2)}
+    if next_sentence:
+        check_pairs(dls)
+        kind, task, loss, shown = PairLM, NextSentence, pair_loss, {}
+        metrics = [pair_bits, next_accuracy]
     with local_seed(seed):
-        model = MaskedLM(encoder).to(device)
+        model = kind(encoder).to(device)
     cbs = training_cbs(device, precision, False, accumulate, len(x))
     return pretext_learner(
-        dls, model, masked_loss, Masking(tok, rate), TextPreprocessing(tok, x.shape[1]),
+        dls, model, loss, task(tok, rate), TextPreprocessing(tok, x.shape[1]),
         [GradientClip(clip), *cbs], score, every, seed, progress, opt_func=opt_func,
-        metrics=masked_accuracy, shown={'bits': lambda o: o.smooth_loss / math.log(2)})
+        metrics=metrics, shown=shown)
 
 # %% ../../nbs/pretext/masked_lm.ipynb #f1a079f5
 @torch.no_grad()
