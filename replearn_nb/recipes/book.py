@@ -38,7 +38,8 @@ BOOK = [
         'scaling', 'Scaling: what size, data and time buy',
         'The same network in several sizes, on several amounts of text, for several '
         'lengths of time.',
-        minutes=2, full='six sizes up to 768 wide on the reviews of IMDB; not timed yet',
+        minutes=3, full='six sizes up to 768 wide on the reviews of IMDB; not timed '
+        'yet',
         needs=('labels',), paper='https://arxiv.org/abs/2001.08361'),
     Chapter(
         'graphs', 'Molecules: pre-training that does no harm',

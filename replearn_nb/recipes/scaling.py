@@ -10,6 +10,7 @@ __all__ = ['PRESETS', 'settings', 'PUBLISHED', 'LABELS', 'plan', 'load_splits', 
 # %% ../../nbs/chapters/scaling.ipynb #92003f13
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -19,12 +20,10 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo, combine_scheds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import linregress
-from scipy.stats import t as student
+from scipy import stats
 from torch import Tensor
 
 from ..encoders.transformer import TextEncoder, cramming
-from ..pretext.masked_lm import choose, corrupt, masked_lm_learner, masked_loss
 from ..representation import Representation
 from ..transfer.labels import LabelTask, label_efficiency
 from ..transfer.probes import LinearProbe
@@ -37,10 +36,13 @@ from replearn_nb.core import (
     get_device,
     keep_memory,
     local_seed,
+    one_thread,
     run_folder,
     tensor_dls,
     track,
 )
+
+# %% ../../nbs/chapters/scaling.ipynb #9f0845e4
 from replearn_nb.data.text import (
     TextPreprocessing,
     TextSplits,
@@ -51,12 +53,19 @@ from replearn_nb.data.text import (
     pack,
     train_sentencepieces,
 )
+from replearn_nb.pretext.masked_lm import (
+    choose,
+    corrupt,
+    masked_lm_learner,
+    masked_loss,
+)
 
 # %% ../../nbs/chapters/scaling.ipynb #94cd9215
 PRESETS = dict(
     quick=dict(
-        data='docstrings', widths=(8, 16, 32, 64, 96), depth=2, shares=(1/1024, 1/256, 1/64, 1.),
-        vocab_size=300, max_len=64, rate=.3, steps=600, bs=16, lr=4e-3, wd=.01,
+        data='docstrings', widths=(8, 12, 16, 24, 32, 48), depth=2,
+        shares=(1/1024, 1/256, 1/64, 1.), vocab_size=300, max_len=64, rate=.3,
+        steps=480, bs=16, lr=4e-3, wd=.01,
         precision='fp32', budgets=(5, 20, 100), draws=5),
     full=dict(
         data='imdb', widths=(32, 64, 128, 256, 512, 768), depth=6,
@@ -68,15 +77,15 @@ PUBLISHED = dict(params=.076, tokens=.095, compute=.050)  # Kaplan et al. 2020
 
 
 def plan(cfg: dict) -> list[tuple[int, float]]:
-    "The runs, (width, share of the data): every width on all data, two on less"
+    "The runs, (width, share of the data): every width on all data, the last on less"
     widths, shares = cfg['widths'], cfg['shares']
-    fewer = [(w, s) for s in shares[:-1] for w in sorted({widths[1], widths[-2]})]
-    return [(w, shares[-1]) for w in widths] + fewer
+    return [(w, shares[-1]) for w in widths] + [(widths[-1], s) for s in shares[:-1]]
 
 # %% ../../nbs/chapters/scaling.ipynb #251a9f92
 def load_splits(cfg: dict, seed: int = 0) -> TextSplits:
     "The texts that the settings name"
-    return dict(docstrings=docstrings, imdb=imdb, ag_news=ag_news)[cfg['data']](seed=seed)
+    known = dict(docstrings=docstrings, imdb=imdb, ag_news=ag_news)
+    return known[cfg['data']](seed=seed)
 
 
 def make_rows(
@@ -175,16 +184,19 @@ def sweep(
 ) -> tuple[pd.DataFrame, dict[int, TextEncoder]]:  # all runs; width -> on all data
     "Every run of the plan"
     found, encoders, todo = [], {}, plan(cfg)
-    keep_memory(device.type == 'cpu')
-    try:
-        with track('scaling', len(todo)) as bar:
+    on_cpu = device.type == 'cpu'
+    keep_memory(on_cpu)
+    try:  # these networks are too small for two threads
+        threads = one_thread() if on_cpu else nullcontext()
+        with threads, track('scaling', len(todo)) as bar:
             for width, share in todo:
-                encoder, n = make_encoder(width, cfg, tok, seed), int(share * len(rows[0]))
-                found.append(train_one(encoder, tuple(t[:n] for t in rows), held_out, cfg,
-                                       tok, device, seed).assign(width=width))
+                encoder = make_encoder(width, cfg, tok, seed)
+                part = tuple(t[:int(share * len(t))] for t in rows)
+                run = train_one(encoder, part, held_out, cfg, tok, device, seed)
+                found.append(run.assign(width=width))
                 if share == cfg['shares'][-1]:
                     encoders[width] = encoder
-                bar.update(width=width, nats=found[-1].loss.iloc[-1])
+                bar.update(width=width, nats=run.loss.iloc[-1])
     finally:
         keep_memory(False)
     return pd.concat(found, ignore_index=True), encoders
@@ -195,8 +207,8 @@ def power_law(
     loss,  # (n,) nats
 ) -> dict[str, float]:  # exponent, its 95% interval low to high, constant
     "Least squares of log loss = log constant - exponent * log x"
-    fit = linregress(np.log(x), np.log(loss))
-    wide = student.ppf(.975, len(x) - 2) * fit.stderr
+    fit = stats.linregress(np.log(x), np.log(loss))
+    wide = stats.t.ppf(.975, len(x) - 2) * fit.stderr
     return dict(exponent=-fit.slope, low=-fit.slope - wide, high=-fit.slope + wide,
                 constant=math.exp(fit.intercept))
 
@@ -237,21 +249,20 @@ def plot_law(df: pd.DataFrame, k: str, ax: Axes):
     ax.plot(d[k], d.loss, 'o', color='#0072B2', ms=5)
     ax.plot(d[k], law['constant'] * d[k]**-law['exponent'], color='#0072B2')
     ax.set(xscale='log', yscale='log', xlabel=LABELS[k])
-    ax.set_title(f"slope {law['exponent']:.3f} ({law['low']:.3f} to {law['high']:.3f})\n"
+    low, slope, high = law['low'], law['exponent'], law['high']
+    ax.set_title(f'slope {slope:.3f} ({low:.3f} to {high:.3f})\n'
                  f'published {PUBLISHED[k]:.3f}', fontsize=9)
     ticks = np.linspace(df.loss.min(), df.loss.max(), 4)
     ax.set_yticks(ticks, [f'{t:.2f}' for t in ticks])
     ax.minorticks_off()
 
 
-def plot_laws(df: pd.DataFrame) -> Figure:
+def plot_laws(df: pd.DataFrame, fig: Figure):
     "The three lines side by side"
-    fig = Figure(figsize=(9, 3.2), layout='constrained')
     axes = fig.subplots(1, 3, sharey=True)
     for k, ax in zip(LABELS, axes, strict=True):
         plot_law(df, k, ax)
     axes[0].set_ylabel('loss on held-out text, nats a token')
-    return fig
 
 # %% ../../nbs/chapters/scaling.ipynb #75e652aa
 def probe_method(encoder: TextEncoder, splits: TextSplits, tok: Tokenizer, cfg: dict):
@@ -291,7 +302,7 @@ def headline(df: pd.DataFrame) -> dict[str, float]:
     return {f'{k} {column}': round(float(row[column]), 4)
             for k, row in laws(df).iterrows() for column in ('exponent', 'low', 'high')}
 
-
+# %% ../../nbs/chapters/scaling.ipynb #f3071d5d
 def run(
     preset: str = 'quick',  # 'quick': docstrings on a CPU; 'full': IMDB on a GPU
     out: str | None = None,  # folder for the results; None: runs/scaling-TIME
@@ -311,8 +322,10 @@ def run(
         df, encoders = sweep(rows, held_out, cfg, tok, device, seed)
         with atomic_path(folder/'sweep.csv') as tmp:
             df.to_csv(tmp, index=False)
+        fig = Figure(figsize=(9, 3.2), layout='constrained')
+        plot_laws(df, fig)
         with atomic_path(folder/'laws.png') as tmp:
-            plot_laws(df).savefig(tmp, dpi=150)
+            fig.savefig(tmp, dpi=150)
         pretrained = time.perf_counter() - start
         scores = evaluate(encoders, splits, tok, cfg).assign(metric='accuracy')
         total = time.perf_counter() - start

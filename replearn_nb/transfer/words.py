@@ -26,8 +26,10 @@ def tfidf_method(
     y = {p: labels.numpy() for p, (_, labels) in parts.items()}
 
     def method(labelled, seed):
+        used = x['train'][labelled].getnnz(0) > 0  # other words get the weight 0
+        f = {p: x[p][:, used] for p in parts}
         fits = [LogisticRegression(C=C, tol=1e-3, max_iter=300).fit(
-            x['train'][labelled], y['train'][labelled]) for C in strengths]
-        best = max(fits, key=lambda m: m.score(x['valid'], y['valid']))
-        return best.predict(x['test'])
+            f['train'][labelled], y['train'][labelled]) for C in strengths]
+        best = max(fits, key=lambda m: m.score(f['valid'], y['valid']))
+        return best.predict(f['test'])
     return method
