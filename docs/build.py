@@ -4,6 +4,7 @@ import base64
 import os
 
 os.environ['IN_TEST'] = '1'  # cells that only show something at work do nothing
+import gc  # noqa: E402
 import inspect  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
@@ -272,6 +273,7 @@ def write_sources(proc: Path):
 
 
 def main():
+    gc.disable()  # hardly anything is garbage here, and looking for it takes 9 s
     proc, site = cfg.config_path/'_proc', cfg.config_path/'_site'
     for folder in proc, site:
         shutil.rmtree(folder, ignore_errors=True)
