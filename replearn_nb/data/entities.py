@@ -243,7 +243,7 @@ def _mark(self: Highlighted, text: str, name: str) -> str:
     "HTML of one marked place"
     colour = COLOURS[self.names.index(name) % len(COLOURS)]
     return (f'<mark style="color:inherit;background:{colour}33;border-bottom:2px solid '
-            f'{colour};padding:.1em .2em">{escape(text)} <small style="opacity:.75">'
+            f'{colour};padding:.1em .2em">{escape(text)} <small style="opacity:.9">'
             f'{escape(name)}</small></mark>')
 
 
