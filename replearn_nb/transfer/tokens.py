@@ -26,7 +26,7 @@ from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
 from ..pretext.masked_lm import IGNORE
 from .finetune import Classifier, _train, check_longest
-from .labels import LabelTask
+from .labels import LabelTask, draw_rows
 from .probes import LinearProbe
 
 # %% ../../nbs/transfer/tokens.ipynb #fabb75c6
@@ -77,10 +77,8 @@ def draw_sentences(
     seed: int,  # another seed, another draw
 ) -> np.ndarray:  # (budget,) indices; a smaller budget's come first
     "Choose sentences at random, the first with a name"
-    if budget > len(tags):
-        raise ReplearnError(f'A budget of {budget} sentences needs as many to train '
-                            f'on, and there are {len(tags)}')
-    rows = np.random.default_rng(seed).permutation(len(tags))
+    draw_rows(tags, budget, seed)  # refuses a budget that is too large
+    rows = draw_rows(tags, len(tags), seed)
     named = [i for i, r in enumerate(rows) if entities(tags[r])]
     if not named:
         raise ReplearnError(f'There is no name in {len(tags)} training sentences')
