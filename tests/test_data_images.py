@@ -354,8 +354,8 @@ def test_label_rows(tmp_path, capsys):
     ('file,label\n1.png,cat\na/1.png,dog\n', 'a/1.png two labels: cat and dog'),
     ('file,label\nx.png,cat\n', "None of the files that"),
     ('file,label\n', "None of the files that"),
-    ('', "Can't read the labels"),
-    ('file,label\n"1.png,cat', "Can't read the labels"),
+    ('', "labels.csv as csv: "),
+    ('file,label\n"1.png,cat', "labels.csv as csv: "),
 ])
 def test_wrong_labels(tmp_path, text, want):
     assert want in message(labels, tmp_path, text)

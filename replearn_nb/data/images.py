@@ -27,7 +27,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pooch
 import torch
 from fastai.data.core import DataLoaders
@@ -40,6 +39,7 @@ from torch import Tensor
 
 from ..core import ReplearnError, atomic_path, mix_seed, tensor_dls, track
 from .sources import fetch, file_sha256, local_file
+from .tables import pick_column, read_table
 
 # %% ../../nbs/data/images.ipynb #ff2bece5
 def show_images(
@@ -331,18 +331,15 @@ def _folder_classes(files: Sequence[str]) -> list[str]:
 
 # %% ../../nbs/data/images.ipynb #0cdc229e
 def read_labels(
-    path: str | Path,  # a CSV file with a header
+    path: str | Path,  # a CSV file with a header, or another table
     files: Sequence[str],  # paths below the images' folder
 ) -> list[str]:  # class of each file, '' for those that the table doesn't name
     "Labels of image files from a CSV table"
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as e:  # pandas' own errors are ValueErrors
-        why = getattr(e, 'strerror', None) or str(e).splitlines()[0]
-        raise ReplearnError(f"Can't read the labels {path}: {why}") from e
-    file = table[_column(table, path, ('file', 'filename', 'image', 'path'))]
-    label = table[_column(table, path, ('label', 'class', 'target'))].str.strip()
-    file = file.str.strip().str.replace('\\', '/').str.removeprefix('./')
+    table = read_table(path)
+    usual = ('file', 'filename', 'image', 'path'), ('label', 'class', 'target')
+    file, label = (table[pick_column(table, path, None, names)].astype(str).str.strip()
+                   for names in usual)
+    file = file.str.replace('\\', '/').str.removeprefix('./')
     rows = _rows(file, files, path)
     names = [''] * len(files)
     for i, name in zip(rows, label, strict=True):
@@ -374,15 +371,6 @@ def _rows(named: Sequence[str], files: Sequence[str], path) -> list[int | None]:
         print(f'{len(unknown)} of {len(rows)} rows of {path} name no image: '
               f'{", ".join(unknown[:5])}', file=sys.stderr)
     return rows
-
-# %% ../../nbs/data/images.ipynb #191b41e3
-def _column(table: pd.DataFrame, path, names: Sequence[str]) -> str:
-    "The column that has one of `names`"
-    for column in table.columns:
-        if str(column).strip().lower() in names:
-            return column
-    raise ReplearnError(f'{path} has no column {" or ".join(names)}; '
-                        f'its columns are: {", ".join(map(str, table.columns))}')
 
 # %% ../../nbs/data/images.ipynb #7c6cf911
 def image_folder(
