@@ -21,6 +21,7 @@ from fastai.metrics import AccumMetric
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy.stats import t as student
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -127,11 +128,10 @@ def _numbers(x, y, x_valid, y_valid, on) -> tuple[Tensor, Tensor]:
     "Weights and bias of ridge regression"
     std, fits = on.std(0, correction=0), []
     std[std == 0] = 1
-    u, size, axes = torch.linalg.svd((x - x.mean(0)) / std, full_matrices=False)
     for alpha in 10. ** np.arange(-2, 5) if len(y_valid) else [10.]:
-        shrunk = size / (size ** 2 + alpha) * (u.T @ (y - y.mean()))
-        weight = axes.T @ shrunk / std
-        bias = y.mean() - x.mean(0) @ weight
+        fit = Ridge(alpha).fit((x / std).cpu(), y.cpu())
+        weight = torch.as_tensor(fit.coef_).to(x) / std
+        bias = torch.tensor(float(fit.intercept_)).to(x)
         error = (x_valid @ weight + bias - y_valid).square().sum()
         fits.append((error.item(), weight, bias))
     return min(fits, key=lambda fit: fit[0])[1:]
