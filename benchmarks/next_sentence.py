@@ -16,7 +16,7 @@ from replearn_nb.core import get_device, keep_memory, local_seed
 from replearn_nb.data.text import TextPreprocessing, docstrings, train_sentencepieces
 from replearn_nb.encoders.transformer import bert, cramming
 from replearn_nb.pretext.base import pretrain
-from replearn_nb.pretext.masked_lm import masked_lm_learner, pair_dls
+from replearn_nb.pretext.masked_lm import masked_lm_learner, pair_up
 from replearn_nb.representation import Representation
 from replearn_nb.transfer.probes import LinearProbe
 
@@ -44,7 +44,7 @@ def compare(
     splits = docstrings()
     tok = train_sentencepieces(splits.part('unlabelled')[0], 4000)
     loaders = dict(masked=splits.dls(bs, tok, max_len, device),
-                   both=pair_dls(splits, bs, tok, max_len, device))
+                   both=splits.dls(bs, tok, max_len, device, rows=pair_up))
     scores, facts = {k: [] for k in ('untrained', *loaders)}, {}
     make, pre = bert if paper else cramming, TextPreprocessing(tok, max_len)
     keep_memory()

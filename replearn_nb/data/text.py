@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -664,9 +664,10 @@ def dls(
     tok: Tokenizer,
     max_len: int = 128,  # tokens a row
     device: str | torch.device | None = None,  # None: the best there is
+    rows: Callable = pack,  # or `pair_up` of pretext.masked_lm, for next sentences
 ) -> DataLoaders:  # batches (ids, doc), each (bs, max_len)
     "fastai `DataLoaders` for pre-training: packed rows, validated on `valid`"
-    parts = [pack(tok.encode(self.part(p)[0]), max_len, tok)
+    parts = [rows(tok.encode(self.part(p)[0]), max_len, tok)
              for p in ('unlabelled', 'valid')]
     return tensor_dls(*parts, bs=bs, device=device)
 

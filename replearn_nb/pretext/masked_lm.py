@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'adamw', 'choose', 'corrupt', 'unigram_bits', 'MaskedLM', 'masked_loss', 'masked_accuracy', 'Masking',
-           'pair_up', 'pair_dls', 'swap_seconds', 'PairLM', 'NextSentence', 'pair_loss', 'pair_bits', 'next_accuracy',
-           'BertAdamW', 'check_tokens', 'check_pairs', 'masked_lm_learner', 'fill_in']
+           'pair_up', 'swap_seconds', 'PairLM', 'NextSentence', 'pair_loss', 'pair_bits', 'next_accuracy', 'BertAdamW',
+           'check_tokens', 'check_pairs', 'masked_lm_learner', 'fill_in']
 
 # %% ../../nbs/pretext/masked_lm.ipynb #8df98f4a
 import math
@@ -25,8 +25,8 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ..core import ReplearnError, local_seed, tensor_dls
-from ..data.text import TextPreprocessing, TextSplits, Tokenizer
+from ..core import ReplearnError, local_seed
+from ..data.text import TextPreprocessing, Tokenizer
 from ..encoders.transformer import TextEncoder, TokenHead, init_weights
 from .base import PretextModel, pretext_learner, training_cbs
 
@@ -145,11 +145,18 @@ class Masking(Callback):
             with local_seed(self.iter):
                 self._hide()
 
-    def _hide(self):
-        ids, doc = self.x.long(), self.y
+    def hide(
+        self,
+        ids: Tensor,  # int64 (B, T)
+    ) -> tuple[Tensor, Tensor, Tensor]:  # seen (B, T); where, target (B, k)
+        "What the network sees, the columns to guess, and what stood there"
         where, real = choose(ids, self.special, self.rate)
         seen, target = corrupt(ids, where, real, self.tok.mask, self.ordinary)
-        self.learn.xb, self.learn.yb = (seen, doc, where), (target,)
+        return seen, where, target
+
+    def _hide(self):
+        seen, where, target = self.hide(self.x.long())
+        self.learn.xb, self.learn.yb = (seen, self.y, where), (target,)
 
 # %% ../../nbs/pretext/masked_lm.ipynb #79f21155
 def pair_up(
@@ -177,19 +184,6 @@ def pair_up(
         ids[r, :len(a) + len(b)] = a + b
         half[r, :len(a) + len(b)] = [2 * i + 1] * len(a) + [2 * i + 2] * len(b)
     return torch.from_numpy(ids), torch.from_numpy(half)
-
-
-def pair_dls(
-    splits: TextSplits,
-    bs: int,  # rows a batch
-    tok: Tokenizer,
-    max_len: int = 128,  # tokens a row
-    device: str | torch.device | None = None,  # None: the best there is
-) -> DataLoaders:  # batches (ids, half), each (bs, max_len)
-    "fastai `DataLoaders` of pairs: as `TextSplits.dls`, but padded instead of packed"
-    parts = [pair_up(tok.encode(splits.part(p)[0]), max_len, tok)
-             for p in ('unlabelled', 'valid')]
-    return tensor_dls(*parts, bs=bs, device=device)
 
 # %% ../../nbs/pretext/masked_lm.ipynb #4015e64d
 def swap_seconds(
@@ -235,8 +229,7 @@ class NextSentence(Masking):
     "Gives half of the rows a second half of another text, then hides tokens"
     def _hide(self):
         ids, segment, follows = swap_seconds(self.x.long(), self.y, self.tok.pad)
-        where, real = choose(ids, self.special, self.rate)
-        seen, target = corrupt(ids, where, real, self.tok.mask, self.ordinary)
+        seen, where, target = self.hide(ids)
         doc, segments = (segment >= 0).long(), segment.clamp(min=0)
         self.learn.xb, self.learn.yb = (seen, doc, where, segments), (target, follows)
 
@@ -299,7 +292,7 @@ def check_pairs(dls: DataLoaders):
     first = half[:, 0]
     if not ((first % 2 == 1) & (half.max(1).values == first + 1)).all():
         raise ReplearnError('Next-sentence prediction wants rows of two halves, as '
-                            '`pair_dls` gives them')
+                            '`TextSplits.dls(rows=pair_up)` gives them')
 
 # %% ../../nbs/pretext/masked_lm.ipynb #19a3d1da
 def masked_lm_learner(
@@ -315,23 +308,25 @@ def masked_lm_learner(
     every: int = 10,  # epochs between scores
     seed: int = 0,
     progress: bool = True,  # show a bar
-    next_sentence: bool = False,  # the paper's second task; `dls` of `pair_dls`
+    next_sentence: bool = False,  # the paper's second task; `dls` of `pair_up` rows
 ) -> Learner:
     "A fastai Learner for masked tokens; `learn.model.encoder` is what you want to keep"
     x, device = check_tokens(dls, encoder, tok), dls.device
-    kind, task, loss, metrics, shown = MaskedLM, Masking, masked_loss, [
-        masked_accuracy], {'bits': lambda o: o.smooth_loss / math.log(2)}
     if next_sentence:
         check_pairs(dls)
-        kind, task, loss, shown = PairLM, NextSentence, pair_loss, {}
-        metrics = [pair_bits, next_accuracy]
+        model, task, loss = PairLM, NextSentence, pair_loss
+        told = dict(metrics=[pair_bits, next_accuracy], shown={})
+    else:
+        model, task, loss = MaskedLM, Masking, masked_loss
+        told = dict(metrics=[masked_accuracy],
+                    shown={'bits': lambda o: o.smooth_loss / math.log(2)})
     with local_seed(seed):
-        model = kind(encoder).to(device)
+        model = model(encoder).to(device)
     cbs = training_cbs(device, precision, False, accumulate, len(x))
     return pretext_learner(
         dls, model, loss, task(tok, rate), TextPreprocessing(tok, x.shape[1]),
         [GradientClip(clip), *cbs], score, every, seed, progress, opt_func=opt_func,
-        metrics=metrics, shown=shown)
+        **told)
 
 # %% ../../nbs/pretext/masked_lm.ipynb #f1a079f5
 @torch.no_grad()

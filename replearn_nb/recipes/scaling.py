@@ -53,12 +53,7 @@ from replearn_nb.data.text import (
     pack,
     train_sentencepieces,
 )
-from replearn_nb.pretext.masked_lm import (
-    choose,
-    corrupt,
-    masked_lm_learner,
-    masked_loss,
-)
+from ..pretext.masked_lm import masked_lm_learner, masked_loss
 
 # %% ../../nbs/chapters/scaling.ipynb #94cd9215
 PRESETS = dict(
@@ -128,8 +123,7 @@ class Curve(Callback):
         m, device = self.learn.masking, self.dls.device
         ids, doc = ids.to(device).long(), doc.to(device)
         with local_seed(i):
-            where, real = choose(ids, m.special, m.rate)
-            seen, target = corrupt(ids, where, real, m.tok.mask, m.ordinary)
+            seen, where, target = m.hide(ids)
         return masked_loss(self.model(seen, doc, where), target).item()
 
 # %% ../../nbs/chapters/scaling.ipynb #dee5dee1
