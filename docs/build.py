@@ -92,6 +92,7 @@ def table(rows: dict) -> str:
         anno = v.anno
         if not isinstance(anno, str):
             anno = '' if anno in (empty, None) else inspect.formatannotation(anno)
+        anno = re.sub(r'\b(collections\.abc|replearn_nb[\w.]*)\.(?=[A-Z])', '', anno)
         default = '' if v.default is empty else code(plain(v.default))
         text = str(v.docment or '').replace('|', r'\|')
         name = '**Returns**' if k == 'return' else code(k)
