@@ -139,3 +139,19 @@ def test_pooling():
         close(m(ids), h[:, 0])
         m.pool = 'mean'
         close(m(ids)[1], h[1, :2].mean(0))
+
+
+@pytest.mark.parametrize('width', [64, 256, 768])
+@pytest.mark.parametrize('make', [bert, cramming])
+def test_weights_begin_as_berts_do_and_larger_where_it_is_narrower(make, width):
+    "A product changes the size of a vector alike at every width"
+    with local_seed(0):
+        m = make(50, 1, width, max_len=16)
+    std = .02 * (768 / width) ** .5
+    matrices = [m.tokens.weight, m.blocks[0].attention.qkv.weight,
+                m.blocks[0].down.weight, TokenHead(m).dense.weight]
+    for w in matrices:
+        assert w.abs().max() <= 2 * std
+        assert w.std() == pytest.approx(.8796 * std, rel=.03)  # of a normal cut at 2
+    assert all((p == 0).all() for n, p in m.named_parameters()
+               if n.endswith('bias') and 'norm' not in n)

@@ -7,6 +7,9 @@ __all__ = ['SIZES', 'NAMES', 'HEAD', 'positions', 'same_text', 'rotary', 'turn',
            'TextEncoder', 'init_weights', 'bert', 'cramming', 'TokenHead', 'hf_names', 'from_hf', 'to_hf']
 
 # %% ../../nbs/encoders/transformer.ipynb #b3ca30bc
+import math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -123,7 +126,7 @@ class TextEncoder(nn.Module):
         self.last_norm = nn.Identity()
         if modern:
             self.last_norm = nn.LayerNorm(width, eps=1e-12, bias=False)
-        self.apply(init_weights)
+        self.apply(partial(init_weights, width=width))
 
     @property
     def vocab_size(self) -> int:
@@ -131,10 +134,14 @@ class TextEncoder(nn.Module):
 
 
 @torch.no_grad()
-def init_weights(m: nn.Module):
-    "BERT's: a normal distribution cut at two deviations of .02, biases 0"
+def init_weights(
+    m: nn.Module,
+    width: int,  # of the network
+):
+    "BERT's: normal, cut at two deviations, .02 for a width of 768; biases 0"
     if isinstance(m, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(m.weight, std=.02, a=-.04, b=.04)
+        std = .02 * math.sqrt(768 / width)
+        nn.init.trunc_normal_(m.weight, std=std, a=-2 * std, b=2 * std)
     if isinstance(m, nn.Linear) and m.bias is not None:
         m.bias.zero_()
 
@@ -276,7 +283,7 @@ class TokenHead(nn.Module):
         width = encoder.num_features
         self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(encoder.vocab_size))
-        self.dense.apply(init_weights)
+        init_weights(self.dense, width)
 
     def forward(
         self,

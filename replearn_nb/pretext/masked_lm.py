@@ -212,7 +212,8 @@ class PairLM(MaskedLM):
         super().__init__(encoder)
         width = encoder.num_features
         self.follows = nn.Sequential(
-            nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2)).apply(init_weights)
+            nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
+        self.follows.apply(partial(init_weights, width=width))
 
     def forward(
         self,
@@ -250,14 +251,14 @@ def next_accuracy(pred, target: Tensor, follows: Tensor) -> Tensor:
 
 # %% ../../nbs/pretext/masked_lm.ipynb #f6473407
 class BertAdamW(AdamW):
-    "AdamW with the paper's constants (appendix A.2), without decay of vectors"
+    "AdamW as in appendix A.2, but RoBERTa's second beta, and no decay of vectors"
     def __init__(self, params, lr: float = 1e-4, weight_decay: float = .01):
         params = list(params)
         groups = params if isinstance(params[0], dict) else [dict(params=params)]
         split = [dict(g, params=[p for p in g['params'] if (p.ndim > 1) == matrix],
                       decays=matrix)
                  for g in groups for matrix in (True, False)]
-        super().__init__(split, lr=lr, betas=(.9, .999), eps=1e-6,
+        super().__init__(split, lr=lr, betas=(.9, .98), eps=1e-6,
                          weight_decay=weight_decay)
 
     def step(self, closure=None):
