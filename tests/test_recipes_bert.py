@@ -1,0 +1,179 @@
+"The recipe bert on somebody's own texts: from the command line to the report"
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.data.text import make_texts, split_texts, train_sentencepieces
+from replearn_nb.encoders.transformer import bert
+from replearn_nb.pretext.masked_lm import unigram_bits
+from replearn_nb.recipes import bert as recipe
+from replearn_nb.representation import Representation
+from replearn_nb.transfer.words import tfidf_method
+
+SMALL = dict(depth=1, width=32, hidden=64, vocab_size=120, max_len=32, epochs=3,
+             read=32, steps=8, budgets=(2, 5, 500), draws=2, trained_draws=1)
+TOPICS = dict(sea='wave salt fish boat tide', wood='tree leaf deer moss path')
+METHODS = ['tfidf+linear', 'scratch', 'random+linear', 'bert+linear', 'bert+finetune']
+
+
+def reviews(n=80, seed=0):
+    rng = random.Random(seed)
+    for i in range(n):
+        topic = ('sea', 'wood')[i % 2]
+        words = rng.choices(TOPICS[topic].split() + 'the a and of in'.split(), k=12)
+        yield ' '.join(words), topic
+
+
+def own_splits():
+    return split_texts(make_texts(*zip(*reviews(), strict=True)), name='own')
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path/'reviews.csv'
+    path.write_text('words,topic\n' + ''.join(f'{t},{c}\n' for t, c in reviews()))
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for k, v in SMALL.items():
+        monkeypatch.setitem(recipe.PRESETS['quick'], k, v)
+
+
+@pytest.mark.parametrize('variant', ['bert', 'cramming'])
+def test_run_on_a_table(table, tmp_path, small, variant):
+    more = tmp_path/'more.txt'
+    more.write_text('\n'.join(t for t, _ in reviews(60, seed=1)))
+    out = tmp_path/'run'
+    report = recipe.run(out=out, data=str(table), text_col='words', variant=variant,
+                        unlabelled=str(more), device='cpu')
+    assert list(report.table.method.unique()) == METHODS
+    assert set(report.table.budget) == {2, 5}  # nobody has 500
+    told = report.headline
+    mean = report.table.groupby(['method', 'budget']).score.mean()
+    for b in 2, 5:
+        ours, scratch, words = (mean[m, b] for m in (
+            'bert+finetune', 'scratch', 'tfidf+linear'))
+        assert told[f'over_scratch@{b}'] == pytest.approx(ours - scratch, abs=1e-4)
+        assert (f'tfidf_wins_by@{b}' in told) == (words > ours)
+        assert told[f'labels_saved@{b}'] > 0
+    assert 0 < told['bits_per_masked_token'] < 7
+    rep = Representation.load(out/'representation')
+    assert rep.card['data']['unlabelled'] > 100 and rep.card['scores'] == told
+    assert rep.encoder.architecture == f'transformer.{variant}'
+    assert rep.embed(['salt and the tide'], device='cpu').shape == (1, 32)
+    assert json.loads((out/'report.json').read_text())['headline'] == told
+    assert sorted(p.name for p in out.iterdir()) == [
+        'figure.png', 'report.json', 'representation']
+    with pytest.raises(ReplearnError, match='holds a finished run'):
+        recipe.run(out=out, data=str(table), text_col='words')
+
+
+def test_texts_without_labels_are_only_read(tmp_path, small):
+    path = tmp_path/'texts.txt'
+    path.write_text('\n'.join(t for t, _ in reviews()))
+    report = recipe.run(out=tmp_path/'run', data=str(path), device='cpu')
+    assert not report.scores and report.headline['unigram_bits'] > 0
+    assert (tmp_path/'run'/'representation'/'tokenizer.model').exists()
+
+
+def labelled(n):
+    return 'text,label\n' + ''.join(f'{t},{c}\n' for t, c in reviews(n))
+
+
+@pytest.mark.parametrize('text,args,message', [
+    ('words,topic\na,b\n', [], 'its columns are: words, topic'),
+    ('text,label\none,a\ntwo,a\nthree,a\n', [], "only the class 'a'"),
+    (labelled(8), [], "texts of 'sea' to train on; the smallest budget is 5"),
+    (labelled(8), ['--label-col', 'star'], 'no column star'),
+    ('text,label\n,\n,\n', [], 'too few texts (0)'),
+    (labelled(40), ['--vocab-size', '5'], 'finds no vocabulary in'),
+], ids=['column', 'one class', 'few', 'label', 'empty', 'vocabulary'])
+def test_bad_tables_are_refused_in_a_sentence(text, args, message, tmp_path, capsys):
+    from replearn_nb.cli import main
+    path = tmp_path/'t.csv'
+    path.write_text(text)
+    with pytest.raises(SystemExit) as done:
+        main(['run', 'bert', '--data', str(path), '--out', str(tmp_path/'r'), *args])
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert done.value.code == 1 and message in said
+    assert 'bug' not in said and not (tmp_path/'r').exists()
+
+
+def test_the_command_ends_with_one_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', 'from replearn_nb.cli import main; main()', 'run',
+         'bert', '--data', 'nowhere.csv', '--out', tmp_path/'r'],
+        capture_output=True, text=True)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'There is no file or folder nowhere.csv' in done.stderr
+
+
+def test_mixed_encodings_and_long_texts_are_read(tmp_path, small, capsys):
+    rows = [f'{t},{c}'.encode() for t, c in reviews()]
+    rows[0] = 'café und Meer,sea'.encode('latin-1')
+    rows[1] = b'tree ' * 500 + b',wood'  # far longer than the model
+    rows[2] = b'salt\0 fish,sea'
+    path = tmp_path/'t.csv'
+    path.write_bytes(b'text,label\n' + b'\n'.join(rows))
+    report = recipe.run(out=tmp_path/'run', data=str(path), device='cpu')
+    assert list(report.table.method.unique()) == METHODS
+    said = capsys.readouterr().err
+    assert '1 lines not in UTF-8' in said and 'NULs' in said
+
+
+def test_settings_are_checked():
+    with pytest.raises(ReplearnError, match='variant is bert or cramming'):
+        recipe.run(variant='gpt')
+    with pytest.raises(ReplearnError, match='lr must be above 0'):
+        recipe.settings('quick', lr=-1.)
+    with pytest.raises(ReplearnError, match='no preset'):
+        recipe.settings('slow')
+
+
+def test_the_head_begins_with_the_frequencies():
+    "Before any training it needs as many bits as somebody who knows them"
+    cfg = recipe.PRESETS['quick'] | SMALL
+    splits = own_splits()
+    learn = recipe.make_learner(splits, cfg, torch.device('cpu'))
+    tok = learn.preprocessing.tok
+    p = learn.model.head.bias.detach().exp()
+    assert p.sum() == pytest.approx(1, abs=1e-4)
+    assert p[tok.pad] < p[tok.encode(['the'])[0][0]]
+    ids = learn.dls.train.tensors[0]
+    with learn.no_logging(), learn.no_bar():
+        bits = learn.validate(dl=learn.dls.train)[0] / np.log(2)
+    assert bits == pytest.approx(unigram_bits(ids, ids, tok), abs=.35)
+
+
+def test_layers_and_pools_are_those_of_the_encoder():
+    tok = train_sentencepieces([t for t, _ in reviews()], 80)
+    with local_seed(0):
+        encoder = bert(tok.vocab_size, 2, 32, 2, max_len=32, pad=tok.pad).eval()
+    ids = torch.randint(3, tok.mask, (5, 9))
+    ids[2, 4:] = tok.pad
+    for pool in 'mean', 'cls':
+        layers = recipe.layer_features(encoder, ids, pool, bs=2)
+        assert len(layers) == 3 and encoder.pool == 'mean'
+        with torch.no_grad():
+            encoder.pool = pool
+            torch.testing.assert_close(layers[-1], encoder(ids), atol=1e-5, rtol=0)
+            encoder.pool = 'mean'
+
+
+def test_tfidf_sees_no_labels_but_those_drawn():
+    splits = own_splits()
+    method = tfidf_method(splits)
+    y = splits.part('test')[1].numpy()
+    few = np.array([int((splits.part('train')[1] == c).nonzero()[0]) for c in (0, 1)])
+    assert (method(few, 0) == y).mean() > .6
+    splits.texts.y[splits.train] = 0  # if it looked at labels anywhere, it would fail
+    splits.texts.y[splits.train[few]] = torch.tensor([0, 1])
+    assert set(tfidf_method(splits)(few, 0)) == {0, 1}
