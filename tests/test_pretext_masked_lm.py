@@ -135,8 +135,9 @@ def test_decay_survives_what_fastai_sets():
 
 @pytest.mark.parametrize('kwargs', [dict(precision='bf16'), dict(accumulate=2)])
 def test_precision_and_accumulation_learn(kwargs):
-    learn = pretrain(learner(**kwargs), 2, 1e-3)
-    assert float(learn.recorder.losses[-1]) < math.log(40) + .1
+    learn = pretrain(learner(**kwargs), 6, 3e-3)
+    valid = [loss for _, loss, _ in learn.recorder.values]
+    assert valid[-1] < valid[0] - .1
     assert next(learn.model.parameters()).dtype == torch.float32
 
 

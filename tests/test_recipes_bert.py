@@ -63,7 +63,8 @@ def test_run_on_a_table(table, tmp_path, small, variant):
             'bert+finetune', 'scratch', 'tfidf+linear'))
         assert told[f'over_scratch@{b}'] == pytest.approx(ours - scratch, abs=1e-4)
         assert (f'tfidf_wins_by@{b}' in told) == (words > ours)
-        assert told[f'labels_saved@{b}'] > 0
+        told_at_all = b == 5 or words <= ours  # else word counts need fewer than 2
+        assert (f'labels_saved@{b}' in told) == told_at_all
     assert 0 < told['bits_per_masked_token'] < 7
     rep = Representation.load(out/'representation')
     assert rep.card['data']['unlabelled'] > 100 and rep.card['scores'] == told
