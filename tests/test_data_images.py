@@ -347,6 +347,13 @@ def test_label_rows(tmp_path, capsys):
     assert '1 of 4 rows of' in (err := capsys.readouterr().err) and 'x.png' in err
 
 
+def test_missing_labels_of_json_lines_are_none(tmp_path):
+    path = tmp_path/'labels.jsonl'
+    path.write_text('{"file": "1.png", "label": "cat"}\n{"file": "2.png", "label": null}\n'
+                    '{"file": "3.png"}\n')
+    assert read_labels(path, ['1.png', '2.png', '3.png']) == ['cat', '', '']
+
+
 @pytest.mark.parametrize('text, want', [
     ('file;label\n1.png;cat\n', 'its columns are: file;label'),
     ('file,name\n1.png,cat\n', 'no column label or class or target'),

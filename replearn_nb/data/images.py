@@ -337,8 +337,8 @@ def read_labels(
     "Labels of image files from a CSV table"
     table = read_table(path)
     usual = ('file', 'filename', 'image', 'path'), ('label', 'class', 'target')
-    file, label = (table[pick_column(table, path, None, names)].astype(str).str.strip()
-                   for names in usual)
+    file, label = (table[pick_column(table, path, None, names)].fillna('').astype(str)
+                   .str.strip() for names in usual)
     file = file.str.replace('\\', '/').str.removeprefix('./')
     rows = _rows(file, files, path)
     names = [''] * len(files)

@@ -210,9 +210,10 @@ def pooled(
     self: TextEncoder,
     h: Tensor,  # (B, T, width)
     ids: Tensor,  # (B, T)
+    pool: str | None = None,  # mean or cls; None: the encoder's own
 ) -> Tensor:  # (B, width)
     "One vector a row: [CLS]'s, or the mean over its tokens"
-    if self.pool == 'cls':
+    if (pool or self.pool) == 'cls':
         return h[:, 0]
     real = (ids != self.pad)[..., None].to(h)
     return (h * real).sum(1) / real.sum(1).clamp(min=1)

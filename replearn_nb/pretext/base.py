@@ -117,6 +117,7 @@ def before_fit(self: Checkpoint):
     plain_model(self.learn).load_state_dict(self.state['model'])
     self.opt.load_state_dict(self.state['opt'])
     self.recorder.losses = list(self.state['losses'])
+    self.learn.train_iter = self.state['steps']
     self.state = None
 
 
@@ -128,7 +129,8 @@ def after_epoch(self: Checkpoint):
         return
     state = dict(epoch=self.epoch + 1, model=plain_model(self.learn).state_dict(),
                  opt=plain(self.opt.state_dict()), plan=json.dumps(self.plan),
-                 losses=[float(o) for o in self.recorder.losses])
+                 losses=[float(o) for o in self.recorder.losses],
+                 steps=self.train_iter)
     data = io.BytesIO()
     torch.save(state, data)
     with atomic_path(self.path) as tmp:
