@@ -245,14 +245,12 @@ def affordable(
 
 # %% ../../nbs/chapters/bert.ipynb #2ae10a87
 def evaluate(
-    rep: Representation,
+    methods: dict,  # from `make_methods`
     splits: TextSplits,
     cfg: dict,
-    device: torch.device,
 ) -> pd.DataFrame:  # method, budget, seed, score
     "Label efficiency of all methods, on the test texts"
     task = LabelTask(*(splits.part(p)[1] for p in PARTS))
-    methods = make_methods(rep, splits, cfg, device)
     draws = {m: cfg['trained_draws'] if m in ('scratch', 'bert+finetune')
              else cfg['draws'] for m in methods}
     return label_efficiency(task, methods, affordable(splits, cfg['budgets']), draws)
@@ -323,7 +321,7 @@ def measure(rep, splits, cfg, device, start: float, **facts) -> Report:
     pretrained = time.perf_counter() - start
     df = pd.DataFrame(columns=['method', 'budget', 'seed', 'score'])
     if len(splits.train):
-        df = evaluate(rep, splits, cfg, device)
+        df = evaluate(make_methods(rep, splits, cfg, device), splits, cfg)
     total = time.perf_counter() - start
     seconds = dict(pretrain=pretrained, transfer=total - pretrained, total=total)
     return Report(
