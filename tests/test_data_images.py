@@ -349,8 +349,8 @@ def test_label_rows(tmp_path, capsys):
 
 def test_missing_labels_of_json_lines_are_none(tmp_path):
     path = tmp_path/'labels.jsonl'
-    path.write_text('{"file": "1.png", "label": "cat"}\n{"file": "2.png", "label": null}\n'
-                    '{"file": "3.png"}\n')
+    path.write_text('{"file": "1.png", "label": "cat"}\n'
+                    '{"file": "2.png", "label": null}\n{"file": "3.png"}\n')
     assert read_labels(path, ['1.png', '2.png', '3.png']) == ['cat', '', '']
 
 

@@ -152,6 +152,7 @@ def test_weights_begin_as_berts_do_and_larger_where_it_is_narrower(make, width):
                 m.blocks[0].down.weight, TokenHead(m).dense.weight]
     for w in matrices:
         assert w.abs().max() <= 2 * std
-        assert w.std().item() == pytest.approx(.8796 * std, rel=.03)  # of a normal cut at 2
+        of_a_cut_normal = .8796 * std
+        assert w.std().item() == pytest.approx(of_a_cut_normal, rel=.03)
     assert all((p == 0).all() for n, p in m.named_parameters()
                if n.endswith('bias') and 'norm' not in n)

@@ -24,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from ..encoders.transformer import TextEncoder, cramming
+from ..pretext.masked_lm import masked_lm_learner, masked_loss
 from ..representation import Representation
 from ..transfer.labels import LabelTask, label_efficiency
 from ..transfer.probes import LinearProbe
@@ -53,7 +54,6 @@ from replearn_nb.data.text import (
     pack,
     train_sentencepieces,
 )
-from ..pretext.masked_lm import masked_lm_learner, masked_loss
 
 # %% ../../nbs/chapters/scaling.ipynb #94cd9215
 PRESETS = dict(
