@@ -1,9 +1,14 @@
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be all that
+# the tests start to interrupt it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 root = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(root/'tests/scripts'))  # whose data some tests use too

@@ -141,7 +141,7 @@ def test_it_learns_what_position_and_context_say(pre):
     with local_seed(1):
         encoder = cramming(pre.tok.vocab_size, 1, 32, 2, max_len=40, pad=pre.tok.pad)
     parts = [(words[a:b], tags[a:b]) for a, b in ((0, 80), (80, 120))]
-    tuned = finetune_tokens(encoder, pre, *parts, ['p'], steps=150, lr=1e-2,
+    tuned = finetune_tokens(encoder, pre, *parts, ['p'], steps=300, lr=1e-2,
                             device='cpu')
     assert entity_f1(parts[1][1], tuned.predict(parts[1][0])) > .95
     table = Gazetteer.fit(*parts[0]).predict(parts[1][0])
