@@ -4,8 +4,9 @@
 
 The same texts, weights of the same shape, masking rate, tokens a batch and optimiser,
 in turns in one process. Ours packs texts into rows and computes the output layer where
-tokens are hidden; the peer pads each batch to its longest text, as its users do.
-Padding does not count as a token.
+tokens are hidden. The peer pads each batch to its longest text, as its users do: texts
+drawn by chance (`transformers`), or of like length (`transformers_by_length`, its
+`group_by_length`). Padding does not count as a token.
 """
 import random
 import statistics
@@ -57,7 +58,7 @@ def mask(ids, tok):
     return torch.where(other, torch.randint_like(ids, tok.vocab_size), seen), labels
 
 
-def peer(splits, tok, size, max_len, bs, device, precision, steps):
+def peer(splits, tok, size, max_len, bs, device, precision, steps, by_length=False):
     "Train BertForMaskedLM: batches of whole texts, padded, about as many real tokens"
     encoder = new_encoder(tok, size, max_len)
     model: BertForMaskedLM = to_hf(encoder, TokenHead(encoder)).to(device).train()
@@ -70,9 +71,11 @@ def peer(splits, tok, size, max_len, bs, device, precision, steps):
 
     def train():
         keep_memory(device.type == 'cpu')
-        real = 0
-        for _ in range(steps):
-            rows = order.sample(range(len(encoded)), texts)
+        real, drawn = 0, order.sample(range(len(encoded)), texts * steps)
+        if by_length:
+            drawn.sort(key=lambda i: lengths[i])
+        for k in range(0, len(drawn), texts):
+            rows = drawn[k:k + texts]
             ids = pre.pad([encoded[i] for i in rows]).long()
             seen, labels = mask(ids, tok)
             there = (ids != tok.pad).long()
@@ -100,7 +103,8 @@ def speed(
     splits = docstrings()
     tok = train_sentencepieces(splits.part('unlabelled')[0], vocab_size)
     args = splits, tok, size, max_len, bs, device, precision, steps
-    runs = dict(ours=ours(*args), transformers=peer(*args))
+    runs = {'ours': ours(*args), 'transformers': peer(*args),
+            'transformers_by_length': peer(*args, by_length=True)}
     write(out, started, device, ['transformers'], benchmark='bert speed', rows=bs,
           data='docstrings', size=size, max_len=max_len, vocab_size=tok.vocab_size,
           steps=steps, precision=precision, **compare(runs, rounds, 'tokens'))

@@ -3,19 +3,25 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.data.entities import invented_entities
+from replearn_nb.data.questions import invented_questions
 from replearn_nb.data.text import make_texts, split_texts, train_sentencepieces
 from replearn_nb.encoders.transformer import bert
 from replearn_nb.pretext.masked_lm import unigram_bits
 from replearn_nb.recipes import bert as recipe
 from replearn_nb.representation import Representation
+from replearn_nb.transfer.finetune import train_from_scratch
 from replearn_nb.transfer.words import tfidf_method
 
 SMALL = dict(depth=1, width=32, hidden=64, vocab_size=120, max_len=32, epochs=3,
@@ -65,6 +71,7 @@ def test_run_on_a_table(table, tmp_path, small, variant):
             'bert+finetune', 'scratch', 'tfidf+linear'))
         assert told[f'over_scratch@{b}'] == pytest.approx(ours - scratch, abs=1e-4)
         assert (f'tfidf_wins_by@{b}' in told) == (words > ours)
+        assert (f'over_tfidf@{b}' in told) == (words <= ours)
     assert 0 < told['bits_per_masked_token'] < 7
     rep = Representation.load(out/'representation')
     assert rep.card['data']['unlabelled'] > 100 and rep.card['scores'] == told
@@ -98,7 +105,8 @@ def test_headline_tells_only_what_was_measured(tmp_path):
         'bits_per_masked_token': 5, 'unigram_bits': 8,
         'bert+finetune@2': .4, 'over_scratch@2': .2, 'tfidf_wins_by@2': .1,
         'bert+finetune@8': .65, 'over_scratch@8': .2, 'tfidf_wins_by@8': .15,
-        'bert+finetune@32': .95, 'over_scratch@32': .2, 'labels_saved@8': .5}, abs=1e-3)
+        'bert+finetune@32': .95, 'over_scratch@32': .2, 'over_tfidf@32': .05,
+        'labels_saved@8': .5}, abs=1e-3)
 
 
 def test_a_run_that_was_stopped_while_it_was_scored_goes_on(table, tmp_path, small,
@@ -118,6 +126,101 @@ def test_a_run_that_was_stopped_while_it_was_scored_goes_on(table, tmp_path, sma
     assert a['steps'] == b['steps'] > 0 and a['pretext'] == b['pretext']
 
 
+@pytest.fixture
+def full(monkeypatch):
+    "The full preset with few texts, few steps, invented names and questions"
+    for k, v in dict(SMALL, heads=2, bs=16, budgets=(2, 5, 0), dropout=0., epochs=1,
+                     steps=2, tune_epochs=3, precision='fp32').items():
+        monkeypatch.setitem(recipe.PRESETS['full'], k, v)
+    monkeypatch.setattr(recipe, 'load_splits', lambda *args: own_splits())
+    sets = dict(wnut17=invented_entities(30, 1), wikiann=invented_entities(40, 2),
+                squad=invented_questions(20, facts=1))
+    for name, splits in sets.items():
+        monkeypatch.setattr(recipe, name, partial(replace, splits, name=name))
+
+
+def save_published(folder, model):
+    pieces = '[PAD] [UNK] [CLS] [SEP] [MASK]'.split() + sorted(
+        {w for t, _ in reviews() for w in t.split()})
+    config = transformers.BertConfig(
+        vocab_size=len(pieces), hidden_size=32, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=64, max_position_embeddings=40)
+    with local_seed(0):
+        made = model(config).eval()
+    made.save_pretrained(folder)
+    (folder/'vocab.txt').write_text('\n'.join(pieces))
+    return made
+
+
+def test_the_full_preset_small(full, tmp_path):
+    "All labels, names, answers, and a published BERT beside it"
+    save_published(tmp_path/'theirs', transformers.BertForMaskedLM)
+    report = recipe.run('full', out=tmp_path/'run', device='cpu',
+                        beside=str(tmp_path/'theirs'))
+    table, told = report.table, report.headline
+    assert list(table.method.unique()) == [
+        *METHODS, 'published+linear', 'published+finetune']
+    assert set(table.budget) == {0, 2, 5} and set(report.few.budget) == {2, 5}
+    of_all = table[table.budget == 0].groupby('method').score
+    assert of_all.size().to_dict() == dict.fromkeys(table.method.unique(), 1)
+    ours = of_all.mean()['bert+finetune']
+    assert told['bert+finetune@all'] == pytest.approx(ours, abs=1e-4)
+    assert {'over_scratch@all', 'published+finetune@5'} <= set(told)
+    assert not [k for k in told if k.endswith('@0')]
+    tasks = pd.read_csv(tmp_path/'run'/'names_and_answers.csv')
+    assert set(tasks.method) == {'scratch', 'bert+finetune'}
+    assert set(tasks.seed) == {0, 1, 2}
+    assert set(tasks.task) == {'wnut17 F1', 'wikiann F1', 'squad F1', 'squad EM'}
+    mean = tasks.groupby(['method', 'task']).score.mean()
+    for task in set(tasks.task):
+        ours, scratch = mean['bert+finetune', task], mean['scratch', task]
+        assert told[f'gain on {task}'] == pytest.approx(ours - scratch, abs=1e-4)
+        assert told[f'gain on {task}, low'] <= told[f'gain on {task}']
+    assert Representation.load(tmp_path/'run'/'representation').card['scores'] == told
+
+
+def test_more_labels_get_more_steps(full, monkeypatch):
+    "Three epochs of all, not fewer than the preset's steps"
+    seen = []
+
+    def spy(*args, steps, **kwargs):
+        seen.append((len(args[1]), steps))
+        return train_from_scratch(*args, steps=1, **kwargs)
+    monkeypatch.setattr(recipe, 'train_from_scratch', spy)
+    cfg, splits = recipe.settings('full'), own_splits()
+    learn = recipe.make_learner(splits, cfg, torch.device('cpu'))
+    rep = Representation(learn.model.encoder, learn.preprocessing)
+    scratch = recipe.make_methods(rep, splits, cfg, torch.device('cpu'))['scratch']
+    y = splits.part('train')[1]
+    for rows in np.arange(len(y)), np.array([0, int((y != y[0]).nonzero()[0])]):
+        scratch(rows, 0)
+    assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
+
+
+def test_a_published_bert_gives_its_own_vectors(tmp_path):
+    theirs = save_published(tmp_path/'theirs', transformers.BertModel)
+    rep = recipe.published(str(tmp_path/'theirs'), 16)
+    ids = rep.preprocessing.prepare(['salt and the tide'])
+    with torch.no_grad():
+        want = theirs(ids.long()[:, :6]).last_hidden_state.mean(1)
+    found = torch.tensor(rep.embed(['salt and the tide'], device='cpu'))
+    torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
+    new = rep.untrained().state_dict()
+    assert new.keys() == rep.encoder.state_dict().keys()
+    assert not torch.equal(new['tokens.weight'], rep.encoder.tokens.weight)
+
+
+def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
+    with pytest.raises(ReplearnError, match="no folder 'nowhere'"):
+        recipe.published('nowhere')
+    (tmp_path/'a').mkdir()
+    with pytest.raises(ReplearnError, match='has no vocab.txt'):
+        recipe.published(str(tmp_path/'a'))
+    (tmp_path/'a'/'vocab.txt').write_text('x')
+    with pytest.raises(ReplearnError, match='holds no BERT'):
+        recipe.published(str(tmp_path/'a'))
+
+
 def labelled(n):
     return 'text,label\n' + ''.join(f'{t},{c}\n' for t, c in reviews(n))
 
@@ -125,7 +228,7 @@ def labelled(n):
 @pytest.mark.parametrize('text,args,message', [
     ('words,topic\na,b\n', [], 'its columns are: words, topic'),
     ('text,label\none,a\ntwo,a\nthree,a\n', [], "only the class 'a'"),
-    (labelled(8), [], "texts of 'sea' to train on; the smallest budget is 5"),
+    (labelled(8), [], "training examples of 'sea'; the smallest budget is 5"),
     (labelled(8), ['--label-col', 'star'], 'no column star'),
     ('text,label\n,\n,\n', [], 'too few texts (0)'),
     (labelled(40), ['--vocab-size', '5'], 'finds no vocabulary in'),

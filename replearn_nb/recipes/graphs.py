@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from ..encoders.gin import gin
 from ..pretext.base import pretrain
-from ..representation import Representation, build_encoder
-from ..transfer.labels import LabelTask, label_efficiency, labels_saved
-from ..transfer.report import Report, device_name
+from ..representation import Representation
+from ..transfer.labels import LabelTask, label_efficiency, savings
+from ..transfer.report import Report, device_name, seconds_since
 from replearn_nb.core import (
     ReplearnError,
     atomic_path,
@@ -219,13 +219,13 @@ def fingerprint_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> m
 
 # %% ../../nbs/chapters/graphs.ipynb #4a0923d7
 def random_features(
-    encoder: nn.Module,  # whose shape is taken
+    rep: Representation,  # whose shape is taken
     splits: MoleculeSplits,
     device: torch.device,
 ) -> dict[str, Tensor]:  # of each part
     "The same network at random, its batch norms fitted to the unlabelled molecules"
     with local_seed(0, 1), torch.no_grad():
-        other = build_encoder(encoder.architecture, encoder.arguments).to(device)
+        other = rep.untrained().to(device)
         for norm in other.batch_norms:
             norm.momentum = None  # a plain average over batches
         for batch in splits.unlabelled.graphs[:2048].split(256):
@@ -243,7 +243,7 @@ def network_methods(
 ) -> dict:  # name -> method
     "From scratch, at random, and from each pretext"
     (g, _), (gv, _), (gt, _) = map(splits.part, PARTS)
-    first, kind = next(iter(reps.values())).encoder, splits.mols.kind
+    first, kind = next(iter(reps.values())), splits.mols.kind
     f = random_features(first, splits, device)
 
     def train(net, rows, seen, held, seed, **kwargs):
@@ -349,8 +349,7 @@ def headline(
     for b in sorted(set(df.budget)):
         for m in 'scratch', f'{pretexts[-1]}+finetune':
             said[f'{m}@{b}'] = round(float(mean[b, m]), 4)
-    saved = labels_saved(df, f'{pretexts[-1]}+finetune').set_index('budget').ratio
-    said |= {f'labels_saved@{b}': round(float(r), 2) for b, r in saved.items()}
+    said |= savings(df, f'{pretexts[-1]}+finetune')
     tasks = per_task.groupby(['budget', 'task', 'method']).score.mean().unstack()
     old = tasks.filter(like='fingerprint').max(axis=1)
     lead = old - tasks[f'{pretexts[-1]}+finetune']
@@ -413,11 +412,10 @@ def run(
         df, per_task = evaluate(splits, reps, cfg, device)
         told = headline(df, per_task, cfg['pretexts'])
         keep(reps, told, folder)
-        total = time.perf_counter() - start
         report = Report(
             recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
             device=device_name(device), headline=told,
-            seconds=_seconds(pretrained, total),
+            seconds=seconds_since(start, pretrained),
             scores=df.to_dict('records'))
         write_changes(per_task[per_task.budget == df.budget.min()], folder,
                       df.metric[0])
@@ -425,12 +423,6 @@ def run(
     return report
 
 # %% ../../nbs/chapters/graphs.ipynb #c9aab551
-def _seconds(pretrained: float, total: float) -> dict[str, float]:
-    "Of pre-training, of the rest, of all"
-    parts = dict(pretrain=pretrained, transfer=total - pretrained, total=total)
-    return {k: round(v, 1) for k, v in parts.items()}
-
-
 def keep(reps: dict[str, Representation], told: dict, folder: Path):
     "Save the last representation (the combined one), and the others beside it"
     *others, last = reps
@@ -485,7 +477,7 @@ def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report
     report = Report(
         recipe='graphs', preset='full', data='zinc, MoleculeNet', seed=seed,
         device=device_name(device), headline=told,
-        seconds=_seconds(pretrained, time.perf_counter() - start),
+        seconds=seconds_since(start, pretrained),
         scores=mean.assign(metric='ROC-AUC').to_dict('records'))
     report.save(folder)
     return report

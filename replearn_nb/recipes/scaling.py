@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'settings', 'PUBLISHED', 'LABELS', 'plan', 'load_splits', 'make_rows', 'Curve', 'make_encoder',
-           'count_params', 'train_one', 'sweep', 'power_law', 'points', 'laws', 'plot_law', 'plot_laws', 'probe_method',
+           'count_params', 'train_one', 'sweep', 'power_law', 'points', 'laws', 'plot_law', 'plot_laws', 'mean_probe',
            'evaluate', 'headline', 'run']
 
 # %% ../../nbs/chapters/scaling.ipynb #92003f13
@@ -26,9 +26,9 @@ from torch import Tensor
 from ..encoders.transformer import TextEncoder, cramming
 from ..pretext.masked_lm import masked_lm_learner, masked_loss
 from ..representation import Representation
-from ..transfer.labels import LabelTask, label_efficiency
-from ..transfer.probes import LinearProbe
-from ..transfer.report import Report, device_name
+from ..transfer.labels import LabelTask, affordable, label_efficiency
+from ..transfer.probes import probe_method
+from ..transfer.report import Report, device_name, seconds_since
 from ..transfer.words import tfidf_method
 from replearn_nb.core import (
     ReplearnError,
@@ -45,12 +45,10 @@ from replearn_nb.core import (
 
 # %% ../../nbs/chapters/scaling.ipynb #9f0845e4
 from replearn_nb.data.text import (
+    TEXTS,
     TextPreprocessing,
     TextSplits,
     Tokenizer,
-    ag_news,
-    docstrings,
-    imdb,
     pack,
     train_sentencepieces,
 )
@@ -79,8 +77,7 @@ def plan(cfg: dict) -> list[tuple[int, float]]:
 # %% ../../nbs/chapters/scaling.ipynb #251a9f92
 def load_splits(cfg: dict, seed: int = 0) -> TextSplits:
     "The texts that the settings name"
-    known = dict(docstrings=docstrings, imdb=imdb, ag_news=ag_news)
-    return known[cfg['data']](seed=seed)
+    return TEXTS[cfg['data']](seed=seed)
 
 
 def make_rows(
@@ -259,18 +256,13 @@ def plot_laws(df: pd.DataFrame, fig: Figure):
     axes[0].set_ylabel('loss on held-out text, nats a token')
 
 # %% ../../nbs/chapters/scaling.ipynb #75e652aa
-def probe_method(encoder: TextEncoder, splits: TextSplits, tok: Tokenizer, cfg: dict):
+def mean_probe(encoder: TextEncoder, splits: TextSplits, tok: Tokenizer, cfg: dict):
     "Method: a linear probe on an encoder's mean vectors"
     pre = TextPreprocessing(tok, cfg['max_len'])
     rep, parts = Representation(encoder, pre), ('train', 'valid', 'test')
     f = {p: rep.features(pre.prepare(splits.part(p)[0])) for p in parts}
-    y = {p: splits.part(p)[1].to(f[p].device) for p in parts}
-
-    def method(labelled, seed):
-        return LinearProbe.fit(
-            f['train'][labelled], y['train'][labelled], f['valid'], y['valid'],
-            standardise_on=f['train'], n_classes=splits.n_classes).predict(f['test'])
-    return method
+    y = {p: splits.part(p)[1] for p in parts}
+    return probe_method(f, y=y, n_classes=splits.n_classes)
 
 
 def evaluate(
@@ -282,12 +274,12 @@ def evaluate(
     untrained = make_encoder(widths[-1], cfg, tok, 1).to(
         next(encoders[widths[-1]].parameters()).device)
     methods = {'tfidf+linear': tfidf_method(splits),
-               'random+linear': probe_method(untrained, splits, tok, cfg)}
+               'random+linear': mean_probe(untrained, splits, tok, cfg)}
     for w in chosen:
         name = f'{count_params(encoders[w]):,} parameters+linear'
-        methods[name] = probe_method(encoders[w], splits, tok, cfg)
+        methods[name] = mean_probe(encoders[w], splits, tok, cfg)
     y = {p: splits.part(p)[1] for p in ('train', 'valid', 'test')}
-    budgets = [b for b in cfg['budgets'] if b <= y['train'].bincount().min()]
+    budgets = affordable(y['train'], cfg['budgets'], splits.texts.classes)
     return label_efficiency(LabelTask(*y.values()), methods, budgets, cfg['draws'])
 
 # %% ../../nbs/chapters/scaling.ipynb #4b60d0ae
@@ -322,11 +314,9 @@ def run(
             fig.savefig(tmp, dpi=150)
         pretrained = time.perf_counter() - start
         scores = evaluate(encoders, splits, tok, cfg).assign(metric='accuracy')
-        total = time.perf_counter() - start
-        seconds = dict(pretrain=pretrained, transfer=total - pretrained, total=total)
         report = Report(
             recipe='scaling', preset=preset, data=splits.name, headline=headline(df),
             device=device_name(device), scores=scores.to_dict('records'), seed=seed,
-            seconds={k: round(v, 1) for k, v in seconds.items()})
+            seconds=seconds_since(start, pretrained))
         report.save(folder)
     return report

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'PRETRAINED', 'PLAIN', 'as_array', 'accuracy', 'draw_per_class', 'draw_rows', 'LabelTask', 'is_baseline',
-           'label_efficiency', 'summary', 'labels_needed', 'labels_saved', 'best_saving', 'plot_label_efficiency']
+           'label_efficiency', 'summary', 'labels_needed', 'labels_saved', 'best_saving', 'savings', 'affordable',
+           'plot_label_efficiency']
 
 # %% ../../nbs/transfer/labels.ipynb #0774ea26
 from collections.abc import Callable, Sequence
@@ -40,11 +41,13 @@ def accuracy(
 # %% ../../nbs/transfer/labels.ipynb #0cfd8e27
 def draw_per_class(
     y,  # (n,) classes of the training examples
-    budget: int,  # labelled examples a class
+    budget: int,  # labelled examples a class; 0: all there are
     seed: int,  # another seed, another draw
 ) -> np.ndarray:  # (classes * budget,) indices; a smaller budget's come first
     "Choose `budget` examples of each class at random"
     y, rng, drawn = as_array(y), np.random.default_rng(seed), []
+    if budget == 0:
+        return np.arange(len(y))
     for c in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == c))
         if len(rows) < budget:
@@ -237,6 +240,33 @@ def best_saving(
         tell = best[(best.index <= start) & ~(best.at_least & (best.ratio == 1))]
         budget = tell.index.max() if len(tell) else best.index[0]
     return best.loc[budget]
+
+# %% ../../nbs/transfer/labels.ipynb #a1228df5
+def savings(
+    df: pd.DataFrame,  # method, budget, seed, score
+    method: str,  # a pre-trained one
+) -> dict[str, float]:  # 'labels_saved@BUDGET' -> ratio
+    "What a method saves at each budget where that was measured, for a headline"
+    saved = labels_saved(df, method).set_index('budget').ratio
+    return {f'labels_saved@{b}': round(float(r), 2) for b, r in saved.items()
+            if round(r, 4) != 1}
+
+
+def affordable(
+    y,  # (n,) classes of the training examples
+    budgets: Sequence[int],  # labels a class; 0: all there are
+    classes: Sequence[str],  # their names
+) -> list[int]:
+    "The budgets that every class can pay, none if nothing has a label; else an error"
+    counts = np.bincount(as_array(y), minlength=len(classes))
+    if not counts.any():
+        return []
+    least, smallest = int(counts.min()), min((b for b in budgets if b), default=0)
+    if least < smallest:
+        raise ReplearnError(f'There are {least} training examples of '
+                            f'{classes[int(counts.argmin())]!r}; the smallest budget '
+                            f'is {smallest} a class')
+    return [b for b in budgets if b <= least]
 
 # %% ../../nbs/transfer/labels.ipynb #f8d420f2
 def _spread(
