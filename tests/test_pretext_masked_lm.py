@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from masked_lm_run import learner
-from runs import check_kills, check_ranks
+from processes import check_kills, check_ranks
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
 from replearn_nb.data.text import (

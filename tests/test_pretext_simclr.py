@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightly.loss import NTXentLoss
-from runs import check_kills, check_ranks
+from processes import check_kills, check_ranks
 from timm.optim import Lars as PeerLARS
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
