@@ -178,6 +178,14 @@ def test_sentencepieces_are_the_same_on_every_run(tok):
     assert tok.pieces([tok.mask, tok.cls]) == ['[MASK]', '[CLS]']
 
 
+def test_a_vocabulary_of_very_many_texts_is_that_of_some(monkeypatch):
+    few, some = lines()[:200], ['0 1 2 3 4 5 6 7 8 9'] * 200
+    both = [t for pair in zip(few, some, strict=True) for t in pair]
+    of_few, of_both = (train_sentencepieces(t, 60).data for t in (few, both))
+    monkeypatch.setattr(text, 'ENOUGH', sum(map(len, both)) // 2 + 1)
+    assert train_sentencepieces(both, 60).data == of_few != of_both
+
+
 def test_too_little_text_for_a_vocabulary():
     with pytest.raises(ReplearnError, match='finds no vocabulary in 0 texts'):
         train_sentencepieces([], 50)
