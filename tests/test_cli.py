@@ -169,6 +169,8 @@ def sentence(err):
     (('embed', '{labels}', '{flat}'), 'is a file: name the folder'),
     (('embed', '{sound}', '{flat}'), 'is a representation of sound'),
     (('transfer', '{rep}', '--data', '{flat}'), 'has no labels: give a CSV'),
+    (('transfer', '{rep}', '--data', 'x.csv', '--text-col', 't'),
+     '--text-col does not go with a representation of images'),
     (('show', '{empty}'), 'report.json'),
 ])
 def test_wrong_input(replearn, photos, rep, tmp_path, monkeypatch, args, says):

@@ -38,9 +38,14 @@ def close(a, b, tol=1e-5):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('kind', ['BertModel', 'BertForMaskedLM'])
-def test_from_hf(kind):
-    model, (ids, real) = theirs(kind), batch()
+@pytest.mark.parametrize('kind,changes', [
+    ('BertModel', {}), ('BertForMaskedLM', {}), ('BertForNextSentencePrediction', {}),
+    ('BertForMaskedLM', dict(layer_norm_eps=.05))])
+def test_from_hf(kind, changes):
+    model, (ids, real) = theirs(kind, **changes), batch()
+    if kind == 'BertForNextSentencePrediction':
+        assert from_hf(model)[1] is None
+        model = model.bert
     encoder, head = from_hf(model)
     encoder.eval()
     out = model(ids, attention_mask=real.long(), output_hidden_states=True)

@@ -27,7 +27,7 @@ from replearn_nb.transfer.words import tfidf_method
 SMALL = dict(depth=1, width=32, hidden=64, vocab_size=120, max_len=32, epochs=3,
              read=32, steps=8, budgets=(2, 5, 500), draws=2, trained_draws=1)
 TOPICS = dict(sea='wave salt fish boat tide', wood='tree leaf deer moss path')
-METHODS = ['tfidf+linear', 'scratch', 'random+linear', 'bert+linear', 'bert+finetune']
+METHODS = ['tfidf+linear', 'random+linear', 'bert+linear', 'scratch', 'bert+finetune']
 
 
 def reviews(n=80, seed=0):
@@ -197,6 +197,21 @@ def test_more_labels_get_more_steps(full, monkeypatch):
     assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
 
 
+def test_transfer_scores_a_representation_on_other_texts(table, tmp_path, small):
+    rep = recipe.run(out=tmp_path/'a', data=str(table), text_col='words', device='cpu')
+    rep = Representation.load(rep.folder/'representation')
+    report = recipe.transfer(rep, str(table), 'words', out=tmp_path/'b', device='cpu')
+    assert list(report.table.method.unique()) == METHODS[:3]
+    mean = report.table.groupby(['method', 'budget']).score.mean()
+    assert report.headline['bert+linear@5'] == pytest.approx(
+        mean['bert+linear', 5], abs=1e-4)
+    assert mean['bert+linear', 20] > .9  # two topics with words of their own
+    (tmp_path/'t.txt').write_text('\n'.join(t for t, _ in reviews()))
+    with pytest.raises(ReplearnError, match='t.txt has no labels'):
+        recipe.transfer(rep, str(tmp_path/'t.txt'), out=tmp_path/'c')
+    assert not (tmp_path/'c').exists()
+
+
 def test_a_published_bert_gives_its_own_vectors(tmp_path):
     theirs = save_published(tmp_path/'theirs', transformers.BertModel)
     rep = recipe.published(str(tmp_path/'theirs'), 16)
@@ -219,6 +234,11 @@ def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
     (tmp_path/'a'/'vocab.txt').write_text('x')
     with pytest.raises(ReplearnError, match='holds no BERT'):
         recipe.published(str(tmp_path/'a'))
+    save_published(tmp_path/'b', transformers.BertModel)
+    with open(tmp_path/'b'/'vocab.txt', 'a') as f:
+        f.write('\nmore')
+    with pytest.raises(ReplearnError, match='The tokenizer is of another model'):
+        recipe.published(str(tmp_path/'b'))
 
 
 def labelled(n):

@@ -247,12 +247,17 @@ def bert(
     dropout: float = .1,
     pad: int = 0,  # the token that fills rows
     pool: str = 'mean',  # or 'cls'
+    eps: float = 1e-12,  # of the norms
 ) -> TextEncoder:
     "BERT's encoder (Devlin et al. 2018, section 3): `bert(8000, **SIZES['mini'])`"
     blocks = [BertBlock(width, heads, hidden or 4 * width, dropout)
               for _ in range(depth)]
-    return TextEncoder(blocks, vocab_size, width, max_len, n_segments, dropout, pad,
-                       pool)
+    encoder = TextEncoder(blocks, vocab_size, width, max_len, n_segments, dropout, pad,
+                          pool)
+    for m in encoder.modules():
+        if isinstance(m, nn.LayerNorm):
+            m.eps = eps
+    return encoder
 
 # %% ../../nbs/encoders/transformer.ipynb #c4a35ea7
 @builds
@@ -282,7 +287,8 @@ class TokenHead(nn.Module):
     ):
         super().__init__()
         width = encoder.num_features
-        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=encoder.norm.eps)
         self.bias = nn.Parameter(torch.zeros(encoder.vocab_size))
         init_weights(self.dense, width)
 
@@ -327,16 +333,20 @@ def from_hf(
     if c.model_type != 'bert' or c.hidden_act != 'gelu':
         raise ReplearnError(f'from_hf takes a BERT with GELU, not {c.model_type} with '
                             f'{getattr(c, "hidden_act", "no activation")}')
+    if c.is_decoder:
+        raise ReplearnError('from_hf takes a BERT that reads both ways: this one is a '
+                            'decoder, which sees only what stands before')
     encoder = bert(
         c.vocab_size, c.num_hidden_layers, c.hidden_size, c.num_attention_heads,
         c.intermediate_size, c.max_position_embeddings, c.type_vocab_size,
-        c.hidden_dropout_prob, c.pad_token_id or 0, pool)
+        c.hidden_dropout_prob, c.pad_token_id or 0, pool, c.layer_norm_eps)
     theirs = base.state_dict()
     encoder.load_state_dict({k: torch.cat([theirs[n] for n in hf_names(k)])
                              for k in encoder.state_dict()})
-    if not hasattr(model, 'cls'):
+    predictions = getattr(getattr(model, 'cls', None), 'predictions', None)
+    if predictions is None:
         return encoder, None
-    head, theirs = TokenHead(encoder), model.cls.predictions.state_dict()
+    head, theirs = TokenHead(encoder), predictions.state_dict()
     state = {f'{a}.{k}': theirs[f'{b}.{k}'] for a, b in HEAD.items()
              for k in ('weight', 'bias')}
     head.load_state_dict(state | {'bias': theirs['bias']})
@@ -360,6 +370,7 @@ def to_hf(
         intermediate_size=block.up.out_features,
         max_position_embeddings=encoder.max_len,
         type_vocab_size=encoder.segments.num_embeddings,
+        layer_norm_eps=encoder.norm.eps,
         hidden_dropout_prob=encoder.drop.p, attention_probs_dropout_prob=encoder.drop.p)
     state = {}
     for k, v in encoder.state_dict().items():

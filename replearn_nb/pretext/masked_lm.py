@@ -356,8 +356,11 @@ def fill_in(
         first += [tok.mask, *part]
     if not rest:
         raise ReplearnError('There is no gap in the text: write ___ for one')
+    if len(first) > pre.max_len - 2:
+        raise ReplearnError(f'The text has {len(first)} tokens, and {pre.max_len - 2} '
+                            'are read: shorten it')
     ids = pre.pad([first]).long().to(device)
     where = (ids == tok.mask).nonzero()[None, :, 1]
     p = model.eval()(ids, torch.ones_like(ids), where).softmax(-1)[0]
     return [[(tok.pieces([i])[0], float(v)) for v, i in
-             zip(*row.topk(top), strict=True)] for row in p]
+             zip(*row.topk(min(top, len(row))), strict=True)] for row in p]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'VARIANTS', 'PARTS', 'settings', 'load_splits', 'make_encoder', 'make_learner', 'keep', 'layer_features',
-           'frozen', 'make_methods', 'evaluate', 'headline', 'names_and_answers', 'task_headline', 'published', 'run',
-           'measure', 'published_sets', 'measure_sets']
+           'text_probe', 'frozen_methods', 'pretext', 'trained_methods', 'make_methods', 'evaluate', 'headline',
+           'names_and_answers', 'task_headline', 'published', 'run', 'measure', 'published_sets', 'measure_sets',
+           'transfer']
 
 # %% ../../nbs/chapters/bert.ipynb #b39e8fea
 import math
@@ -178,21 +179,66 @@ def layer_features(
     return [torch.cat(layer) for layer in zip(*pooled, strict=True)]
 
 # %% ../../nbs/chapters/bert.ipynb #5c033cb8
+def text_probe(
+    encoder: nn.Module,
+    pre: TextPreprocessing,
+    splits: TextSplits,
+) -> Callable:  # (labelled, seed) -> classes of the test texts
+    "Method: a linear probe on the mean over tokens or on [CLS], whichever is better"
+    x = {p: pre.prepare(splits.part(p)[0]) for p in PARTS}
+    f = [{p: layer_features(encoder, x[p], pool)[-1] for p in PARTS}
+         for pool in ('mean', 'cls')]
+    y = {p: splits.part(p)[1] for p in PARTS}
+    return probe_method(*f, y=y, n_classes=splits.n_classes)
+
+
+def frozen_methods(
+    rep: Representation,
+    splits: TextSplits,
+    device: torch.device,
+) -> dict:  # name -> method
+    "Linear models of word counts, and of the features of two frozen networks"
+    with local_seed(0, 1):
+        random = rep.untrained().to(device)
+    return {'tfidf+linear': tfidf_method(splits),
+            'random+linear': text_probe(random, rep.preprocessing, splits),
+            f'{pretext(rep)}+linear': text_probe(
+                rep.encoder, rep.preprocessing, splits)}
+
+
+def pretext(rep: Representation) -> str:
+    "What a representation is called in a table"
+    return rep.card.get('pretext', {}).get('name', 'published')
+
+
 PARTS = 'train', 'valid', 'test'
 
-
-def frozen(
-    encoder: nn.Module,
-    x: dict,  # part -> token ids
-    y: dict,  # part -> labels
-    n_classes: int,
-) -> Callable:
-    "Method: a linear probe on the mean over tokens or on [CLS], whichever is better"
-    f = [{p: layer_features(encoder, x[p], pool)[-1] for p in x}
-         for pool in ('mean', 'cls')]
-    return probe_method(*f, y=y, n_classes=n_classes)
-
 # %% ../../nbs/chapters/bert.ipynb #3637fa76
+def trained_methods(
+    rep: Representation,
+    splits: TextSplits,
+    cfg: dict,
+    device: torch.device,
+) -> dict:  # name -> method
+    "The whole network trained on the labels: from scratch, and from the representation"
+    x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
+    y = {p: splits.part(p)[1] for p in PARTS}
+
+    def train(fit, net, labelled, seed, **rates):
+        steps = max(cfg['steps'], cfg['tune_epochs'] * len(labelled) // 32)
+        fitted = fit(net, x['train'][labelled], y['train'][labelled], x['valid'],
+                     y['valid'], n_classes=splits.n_classes, steps=steps, seed=seed,
+                     cbs=precision_cbs(cfg['precision'], device), device=device,
+                     **rates)
+        return fitted.predict(x['test'])
+
+    return {'scratch': partial(train, train_from_scratch, rep.untrained,
+                               lr=cfg['scratch_lr']),
+            f'{pretext(rep)}+finetune': partial(
+                train, finetune, rep.encoder, lr=cfg['head_lr'],
+                encoder_lr=cfg['encoder_lr'])}
+
+# %% ../../nbs/chapters/bert.ipynb #9297f942
 def make_methods(
     rep: Representation,
     splits: TextSplits,
@@ -200,36 +246,16 @@ def make_methods(
     device: torch.device,
     other: Representation | None = None,  # a published one, to compare
 ) -> dict:  # name -> method
-    "What is compared: word counts, scratch, random, BERT frozen, BERT fine-tuned"
-    y, n = {p: splits.part(p)[1] for p in PARTS}, splits.n_classes
-
-    def train(fit, net, x, labelled, seed, **rates):
-        steps = max(cfg['steps'], cfg['tune_epochs'] * len(labelled) // 32)
-        fitted = fit(net, x['train'][labelled], y['train'][labelled], x['valid'],
-                     y['valid'], n_classes=n, steps=steps, seed=seed, device=device,
-                     cbs=precision_cbs(cfg['precision'], device), **rates)
-        return fitted.predict(x['test'])
-
-    def tokens(rep):
-        return {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
-
-    def pretrained(rep, x, **rates):
-        return frozen(rep.encoder, x, y, n), partial(
-            train, finetune, rep.encoder, x, **rates)
-
-    x = tokens(rep)
-    with local_seed(0, 1):
-        random = rep.untrained().to(device)
-    methods = {
-        'tfidf+linear': tfidf_method(splits),
-        'scratch': partial(train, train_from_scratch, rep.untrained, x,
-                           lr=cfg['scratch_lr']),
-        'random+linear': frozen(random, x, y, n)}
-    methods['bert+linear'], methods['bert+finetune'] = pretrained(
-        rep, x, lr=cfg['head_lr'], encoder_lr=cfg['encoder_lr'])
-    if other is not None:  # the paper's learning rate (A.3)
-        methods['published+linear'], methods['published+finetune'] = pretrained(
-            other, tokens(other), lr=1e-3, encoder_lr=3e-5)
+    "All that is compared"
+    methods = frozen_methods(rep, splits, device) | trained_methods(
+        rep, splits, cfg, device)
+    if other is not None:  # at the paper's learning rate (A.3)
+        paper = cfg | dict(head_lr=1e-3, encoder_lr=3e-5)
+        other.encoder.to(device)
+        methods['published+linear'] = text_probe(
+            other.encoder, other.preprocessing, splits)
+        trained = trained_methods(other, splits, paper, device)
+        methods['published+finetune'] = trained['published+finetune']
     return methods
 
 # %% ../../nbs/chapters/bert.ipynb #f4994807
@@ -333,12 +359,14 @@ def published(
     logging.set_verbosity_error()  # it lists the head's weights, which are not read
     try:
         model = BertModel.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RuntimeError) as e:
         raise ReplearnError(f'{name} holds no BERT: {str(e).splitlines()[0]}') from e
     finally:
         logging.set_verbosity(loud)
-    pre = TextPreprocessing(WordPieces((folder/'vocab.txt').read_bytes()), max_len)
-    return Representation(from_hf(model)[0].eval(), pre, dict(data=dict(name=name)))
+    encoder, tok = from_hf(model)[0], WordPieces((folder/'vocab.txt').read_bytes())
+    tok.must_fit(encoder)
+    return Representation(encoder.eval(), TextPreprocessing(tok, max_len),
+                          dict(data=dict(name=name)))
 
 # %% ../../nbs/chapters/bert.ipynb #d76b6320
 def run(
@@ -413,3 +441,34 @@ def measure_sets(rep, sets: list, cfg: dict, device, folder: Path) -> dict[str, 
     with atomic_path(folder/'names_and_answers.csv') as tmp:
         df.to_csv(tmp, index=False)
     return task_headline(df)
+
+# %% ../../nbs/chapters/bert.ipynb #5ac8430d
+def transfer(
+    rep: Representation,  # of texts
+    data: str,  # a table or folder of texts, or docstrings, imdb, ag_news, ...
+    text_col: str | None = None,  # a table's column of texts; None: text, review, ...
+    label_col: str | None = None,  # its column of labels; None: label, class, ...
+    out: str | None = None,  # folder for the report; None: runs/transfer-TIME
+    seed: int = 0,  # of the split
+    device: str | None = None,  # None: the best there is
+) -> Report:
+    "Score a representation on labelled texts with probes, beside word counts and chance"
+    start, device = time.perf_counter(), get_device(device)
+    rep.encoder.to(device)
+    splits = load_splits('quick', data, text_col, label_col, None, seed)
+    if not len(splits.train):
+        raise ReplearnError(f'{data} has no labels: give a table with a column of them, '
+                            'or put the texts of each class into a folder of its name')
+    with run_folder('transfer', out) as folder:
+        cfg = settings('quick', budgets=(1, 2, 5, 20, 100))
+        df = evaluate(frozen_methods(rep, splits, device), splits, cfg)
+        name = f'{pretext(rep)}+linear'
+        mean = df[df.method == name].groupby('budget').score.mean()
+        told = {f'{name}@{b}': round(v, 4) for b, v in mean.items()}
+        report = Report(
+            recipe='transfer', preset='quick', data=splits.name, seed=seed,
+            device=device_name(device), seconds=seconds_since(start),
+            headline=told | savings(df, name),
+            scores=df.assign(metric='accuracy').to_dict('records'))
+        report.save(folder)
+    return report
