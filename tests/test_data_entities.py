@@ -47,6 +47,21 @@ def test_a_file_with_everything_odd(tmp_path):
     assert words == [['Ünder', 'Zürich']] and counts['lines not in UTF-8'] == 1
 
 
+def test_comments_are_no_words_and_a_hash_is_one(tmp_path):
+    path, counts = tmp_path/'t.conll', Counter()
+    path.write_text('# id 5-7\tdomain=en\n# text = a b\nAda _ _ B-PER\n# _ _ O\n\n'
+                    '# id 8 domain=en\nwrote _ _ O\n\n# SYM O\n1 CD O\n\n#\tO\n')
+    words, tags = read_conll(path, counts)
+    assert words == [['Ada', '#'], ['wrote'], ['#', '1'], ['#']]
+    assert counts == {'comments, left out': 3} and tags[0] == ['B-PER', 'O']
+
+
+def test_only_tabs_and_blanks_stand_between_columns(tmp_path):
+    path = tmp_path/'t.conll'
+    path.write_text('10\u00a0km  NN O \r\n Zürich NNP B-LOC\n')
+    assert read_conll(path) == ([['10 km', 'Zürich']], [['O', 'B-LOC']])
+
+
 def test_errors_say_what_would_be_right(tmp_path):
     path = tmp_path/'t.conll'
     with pytest.raises(ReplearnError, match="Can't read .*t.conll"):
@@ -55,7 +70,16 @@ def test_errors_say_what_would_be_right(tmp_path):
     with pytest.raises(ReplearnError, match="line 3: there should be a word and its"):
         own_entities(path)
     path.write_text('')
+    with pytest.raises(ReplearnError, match='t.conll is empty: it should hold a word'):
+        own_entities(path)
+    path.write_text('a B-x\n')
     with pytest.raises(ReplearnError, match='No word in .* has the label O'):
+        own_entities(path)
+    path.write_text('a O\n\nb O\n')
+    with pytest.raises(ReplearnError, match='marks no name: all its labels are O'):
+        own_entities(path)
+    path.write_text('a\tDT\tO\nb\tNN\t\n')
+    with pytest.raises(ReplearnError, match='line 2: there should be a word and its'):
         own_entities(path)
     path.write_text('a\tO\n\nb\tB-x\n')
     with pytest.raises(ReplearnError, match='t.conll has 2 sentences: 3 are the least'):

@@ -42,14 +42,40 @@ def test_places_are_kept_or_mended_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize('content,why', [
-    ('{"data"', 'Expecting'), ('[]', 'list indices'), ('{}', "no 'data'"),
+    ('{"data"', 'Expecting'), ('[]', "an object with 'data', not"),
+    ('{}', "no 'data'"), ('[' * 99_999, 'recursion'),
+    ('{"data": [{"id": "1", "context": "a", "answers": {}}]}', "no 'paragraphs'"),
     ('{"data": [{"paragraphs": [{"qas": []}]}]}', "no 'context'"),
     ('{"data": [{"paragraphs": [{"context": "a", "qas": [{"answers": 1}]}]}]}', '')])
 def test_other_files_are_refused_in_a_sentence(tmp_path, content, why):
     path = tmp_path/'q.json'
     path.write_text(content)
-    with pytest.raises(ReplearnError, match=rf"not in SQuAD's format .*: .*{why}"):
+    with pytest.raises(ReplearnError, match=rf"not in SQuAD's own format .*: .*{why}"):
         read_squad(path)
+
+
+@pytest.mark.parametrize('old,new,why', [
+    ('"title": "T"', '"title": ["T"]', "'title' should be text, not"),
+    ('"answer_start": 10', '"answer_start": 1e400', "be a whole number, not inf"),
+    ('"answer_start": 10', '"answer_start": "10"', "be a whole number, not '10'"),
+    ('"Question 0?"', 'null', "no 'question'"),
+    ('"Question 0?"', '5', "'question' should be text, not 5"),
+    ('"text": "bridge"', '"text": ["bridge"]', "'text' should be text, not"),
+    ('[{"text": "bridge", "answer_start": 10}]',
+     '{"text": ["bridge"], "answer_start": [10]}', "'answers' should be a list, not")])
+def test_what_is_of_the_wrong_kind_is_named(tmp_path, old, new, why):
+    path = file_of(tmp_path/'q.json', [('bridge', 10)])
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ReplearnError, match=f"article 0 is not in SQuAD's .*: .*{why}"):
+        read_squad(path)
+
+
+def test_no_place_is_counted_from_the_end(tmp_path):
+    counts = Counter()
+    start = TEXT.rindex('bridge') - len(TEXT)
+    [q] = read_squad(file_of(tmp_path/'q.json', [('bridge', start)]), counts)
+    assert q.answers == ((TEXT.index('bridge'), 'bridge'),) and len(counts) == 1
 
 
 def test_files_without_questions(tmp_path):

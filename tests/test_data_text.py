@@ -1,4 +1,5 @@
 "Texts: bad bytes and tables, tokens beside the peer's, rows that waste nothing"
+import gzip
 import json
 import random
 from collections import Counter
@@ -98,6 +99,67 @@ def test_errors_say_what_would_be_right(tmp_path):
         read_texts(tmp_path/'empty.csv')
 
 
+def rows_of(n, label=lambda i: i % 2):
+    return [dict(text=f'text {i}', label=label(i)) for i in range(n)]
+
+
+def as_jsonl(path, rows):
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize('value,kind', [
+    (5, 'int'), (['a'], 'list'), ({'a': 1}, 'dict'), (None, 'NoneType')])
+def test_what_is_no_text_or_no_label_is_named(tmp_path, value, kind):
+    path = as_jsonl(tmp_path/'t.jsonl', [dict(text=value, label=1)] * 9)
+    with pytest.raises(ReplearnError, match=f"'text' should hold texts, not {kind}"):
+        own_texts(path)
+    if kind in ('list', 'dict'):
+        as_jsonl(path, rows_of(9, lambda i: value))
+        with pytest.raises(ReplearnError, match=f"'label' should hold .* not {kind}"):
+            own_texts(path)
+
+
+def test_bytes_lists_and_no_rows_in_parquet(tmp_path):
+    path = tmp_path/'t.parquet'
+    pd.DataFrame(dict(text=[b'a'] * 9)).to_parquet(path)
+    with pytest.raises(ReplearnError, match="'text' should hold texts, not bytes"):
+        own_texts(path)
+    pd.DataFrame(dict(text=['a'] * 9, label=[[1, 2]] * 9)).to_parquet(path)
+    with pytest.raises(ReplearnError, match="'label' should hold a class a row"):
+        own_texts(path)
+    for name in 'none.csv', 'none.jsonl':
+        (tmp_path/name).write_text('text,label\n' * name.endswith('csv'))
+        with pytest.raises(ReplearnError, match=f'{name} is a table without rows'):
+            own_texts(tmp_path/name)
+
+
+@pytest.mark.parametrize('n', [3, 10, 200])
+def test_a_label_for_each_row_is_no_class(tmp_path, n):
+    path = as_jsonl(tmp_path/'t.jsonl', rows_of(n, lambda i: i))
+    with pytest.raises(ReplearnError, match=f'{n} texts in {n} classes, and none is'):
+        own_texts(path)
+
+
+def test_whole_numbers_stay_whole_where_one_is_missing(tmp_path):
+    rows = rows_of(9, lambda i: i % 3 + 1) + [dict(text='and one more')]
+    t = read_texts(as_jsonl(tmp_path/'t.jsonl', rows))
+    assert t.classes == ['1', '2', '3'] and t.y[-1] == -1
+    pd.DataFrame(rows).to_parquet(tmp_path/'t.parquet')
+    assert read_texts(tmp_path/'t.parquet').classes == ['1', '2', '3']
+
+
+def test_zipped_tables_and_files_without_columns(tmp_path):
+    path = tmp_path/'t.csv.gz'
+    path.write_bytes(gzip.compress(b'text,label\na,x\nb,y\n'))
+    assert read_texts(path).texts == ['a', 'b']
+    (tmp_path/'t.txt').write_text('a\nb\nc\n')
+    for given in dict(text_col='words'), dict(label_col='words'):
+        for where in tmp_path/'t.txt', tmp_path:
+            with pytest.raises(ReplearnError, match="no columns, so none .* 'words'"):
+                own_texts(where, **given)
+
+
 def test_a_folder_with_parts_and_classes(tmp_path):
     for part, n in dict(train=6, test=3).items():
         for c in 'neg', 'pos':
@@ -123,6 +185,34 @@ def test_more_unlabelled_texts(tmp_path, capsys):
     (tmp_path/'more.csv').write_text('body,text\nno,of another column\n')
     s = own_texts(tmp_path/'t.csv', 'text', unlabelled=tmp_path/'more.csv')
     assert s.part('unlabelled')[0][-1] == 'of another column'
+
+
+def test_no_text_is_in_two_parts(tmp_path, capsys):
+    "Whether it stands twice in a table or in the texts that were added"
+    rows = [f'text {i % 40},{i % 2}\n' for i in range(100)] + ['text 1,0\n']
+    (tmp_path/'t.csv').write_text('text,label\n' + ''.join(rows))
+    (tmp_path/'more.txt').write_text('\n'.join(f' text {i} ' for i in range(90)))
+    s = own_texts(tmp_path/'t.csv', unlabelled=tmp_path/'more.txt')
+    parts = [s.part(p)[0] for p in ('unlabelled', 'valid', 'test')]
+    assert [len(p) for p in parts] == [79, 3, 8]
+    assert len(set(sum(parts, []))) == 90
+    assert all(int(t.split()[1]) % 2 == y for t, y in zip(*s.part('test'), strict=True))
+    said = capsys.readouterr().err
+    assert '100 copies, left out' in said and '1 copies with another label' in said
+
+
+def test_a_copy_with_a_label_is_kept_and_parts_stay_apart(tmp_path):
+    for i, part in enumerate(('train', 'test', 'unlabelled')):
+        for c in ('neg', 'pos') if part != 'unlabelled' else ('x',):
+            (tmp_path/part/c).mkdir(parents=True)
+            for k in range(9):
+                (tmp_path/part/c/f'{k}.txt').write_text(f'{c} {9 * i + k}')
+            (tmp_path/part/c/'again.txt').write_text(f'the same in {c}')
+    (tmp_path/'unlabelled'/'x'/'neg.txt').write_text('the same in neg')
+    s = own_texts(tmp_path)
+    read, scored = s.part('unlabelled')[0], s.part('test')[0] + s.part('valid')[0]
+    assert not set(read) & set(scored) and 'the same in neg' in scored
+    assert len(s.test) == 20 and 'the same in x' in read
 
 
 def test_splits_share_nothing_and_repeat():
@@ -157,6 +247,25 @@ def test_packing_wastes_two_percent_at_most_and_loses_nothing(tok, kind, max_len
     starts = (ids == tok.cls).sum()
     assert starts == (ids == tok.sep).sum() == doc.max(1).values.sum()
     assert ((ids == tok.pad) == (doc == 0)).all()
+
+
+@pytest.mark.parametrize('max_len,length', [(64, 60), (32, 28), (16, 12), (8, 4)])
+def test_two_free_slots_in_each_short_row_are_too_many(tok, max_len, length):
+    ids, doc = pack([[9] * length] * 300, max_len, tok)
+    assert wasted(doc[:-1]) <= .02 and (ids == 9).sum() == 300 * length
+
+
+@pytest.mark.parametrize('max_len', [3, 5, 7, 16, 33, 64, 100])
+@pytest.mark.parametrize('longest', [1, 2, 9, 70])
+def test_what_may_stay_free_in_short_rows(tok, max_len, longest):
+    "2% of all rows but the last, and what lies beside texts of one or two pieces"
+    rng = random.Random(max_len + longest)
+    texts = [[9] * rng.randint(1, longest) for _ in range(300)]
+    ids, doc = pack(texts, max_len, tok)
+    assert (ids == 9).sum() == sum(map(len, texts))
+    free = (doc == 0).sum(1)[:-1]
+    tiny = torch.tensor([row[row > 0].bincount().max() < 5 for row in doc[:-1]])
+    assert free[~tiny].sum() <= .02 * max_len * len(free) + 1e-6 and (free < 3).all()
 
 
 def test_batches_repeat_from_a_seed(tok):

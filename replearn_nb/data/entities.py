@@ -9,6 +9,7 @@ __all__ = ['SYLLABLES', 'PATTERNS', 'COLOURS', 'bio', 'entities', 'read_conll', 
 # %% ../../nbs/data/entities.ipynb #00b8c3dc
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -58,6 +59,17 @@ def entities(
     return found
 
 # %% ../../nbs/data/entities.ipynb #0c4b81a8
+def _cells(line: str) -> list[str]:
+    "The columns of a line, separated by tabs or else by blanks"
+    line = line.strip(' \r')
+    return line.split('\t') if '\t' in line else re.split(' +', line)
+
+
+def _is_comment(line: str) -> bool:
+    "Whether a sentence's first line is a comment: a word # would have a label"
+    return line.startswith('# ') and not re.fullmatch('O|[BIESLU]-.+', line.split()[-1])
+
+# %% ../../nbs/data/entities.ipynb #59042639
 def read_conll(
     path: str | Path,  # a word and its label a line
     counts: Counter | None = None,  # gets what was mended or left out
@@ -67,23 +79,35 @@ def read_conll(
     with one_sentence(f'read {path}'):
         lines = decode(path.read_bytes(), counts).split('\n')
     words, tags = [[]], [[]]
-    for i, line in enumerate(map(str.rstrip, lines), 1):
-        cells = line.split('\t') if '\t' in line else line.split()
-        if not line or line.startswith('-DOCSTART-'):
+    for i, line in enumerate(lines, 1):
+        cells = _cells(line)
+        if not line.strip() or line.startswith('-DOCSTART-'):
             words.append([])
             tags.append([])
-        elif len(cells) < 2:
+        elif not words[-1] and _is_comment(line):
+            counts['comments, left out'] += 1
+        elif len(cells) < 2 or not (tag := cells[-1].strip()):
             raise ReplearnError(f'{path}, line {i}: there should be a word and its '
                                 f'label, with a tab or space between, not {line!r}')
         elif not (word := clean(cells[0], counts)):
             counts['empty words, left out'] += 1
         else:
             words[-1].append(word)
-            tags[-1].append(cells[-1].strip())
-    if not any('O' in t for t in tags):
+            tags[-1].append(tag)
+    _check_tags({t for sentence in tags for t in sentence}, path)
+    return [w for w in words if w], [bio(t) for t in tags if t]
+
+
+def _check_tags(found: set[str], path: Path):
+    "Raise a `ReplearnError` unless there are words in names and words in none"
+    if not found:
+        raise ReplearnError(f'{path} is empty: it should hold a word and its label a '
+                            'line')
+    if 'O' not in found:
         raise ReplearnError(f'No word in {path} has the label O (in no name): labels '
                             'should be B-x, I-x and O, in the last column')
-    return [w for w in words if w], [bio(t) for t in tags if t]
+    if len(found) == 1:
+        raise ReplearnError(f'{path} marks no name: all its labels are O')
 
 # %% ../../nbs/data/entities.ipynb #889bcdf9
 @dataclass(repr=False)

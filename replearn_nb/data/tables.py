@@ -11,8 +11,11 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +51,29 @@ def _decode_line(line: bytes, counts: Counter) -> str:
         return line.decode('cp1252', 'replace')
 
 # %% ../../nbs/data/tables.ipynb #03507bd5
+def _separated(text: str, sep: str) -> pd.DataFrame:
+    "A table of cells with `sep` between them, as many a row as the header has"
+    read = partial(pd.read_csv, sep=sep, dtype=str, keep_default_na=False)
+    read(io.StringIO(text), header=None, nrows=2)
+    return read(io.StringIO(text))
+
+
+def _json_lines(text: str) -> pd.DataFrame:
+    "A table of a JSON object a line"
+    rows = []
+    for i, line in enumerate(text.split('\n'), 1):
+        if not line.strip():
+            continue
+        row = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError(f'line {i} should be an object like {{"text": "..."}}, '
+                             f'not {line[:30]!r}')
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/data/tables.ipynb #65eb408f
 TABLES = '.csv', '.tsv', '.jsonl', '.parquet'
 
 
@@ -73,14 +99,13 @@ def read_table(
             counts['NULs'] += n
             text = text.replace('\0', '')
         if kind == '.jsonl':
-            rows = [json.loads(o) for o in text.split('\n') if o.strip()]
-            return pd.DataFrame(rows)
-        sep = '\t' if kind == '.tsv' else ','
-        return pd.read_csv(io.StringIO(text), sep=sep, dtype=str, keep_default_na=False)
+            return _json_lines(text)
+        return _separated(text, '\t' if kind == '.tsv' else ',')
     except ReplearnError:
         raise
-    except (ValueError, OSError, EOFError, csv.Error) as e:
+    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        why = why.removeprefix('Error tokenizing data. C error: ')
         raise ReplearnError(f"Can't read {path} as {kind[1:]}: {why}") from e
 
 # %% ../../nbs/data/tables.ipynb #b7b3ec78

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'CONTROL', 'NOT_LIBRARY', 'TEXTS', 'ENOUGH', 'clean', 'Texts', 'make_texts', 'read_texts', 'text_folder',
-           'read_docstrings', 'docstrings', 'TextSplits', 'split_texts', 'own_texts', 'imdb', 'ag_news', 'sentences',
-           'Tokenizer', 'SentencePieces', 'train_sentencepieces', 'WordPieces', 'pack', 'wasted', 'TextPreprocessing',
-           'listed']
+           'read_docstrings', 'docstrings', 'TextSplits', 'split_texts', 'without_copies', 'own_texts', 'imdb',
+           'ag_news', 'sentences', 'Tokenizer', 'SentencePieces', 'train_sentencepieces', 'WordPieces', 'pack',
+           'wasted', 'TextPreprocessing', 'listed']
 
 # %% ../../nbs/data/text.ipynb #1252e4c7
 import ast
@@ -127,17 +127,34 @@ def read_texts(
         with one_sentence(f'read {path}'):
             lines = decode(path.read_bytes(), counts).split('\n')
         return make_texts(lines, None, counts)
-    if path.suffix.lower() not in TABLES:
+    if not path.name.lower().removesuffix('.gz').endswith(TABLES):
         raise ReplearnError(f'{path} is no table of texts: it should end in .txt, '
                             f'{", ".join(TABLES)}, or be a folder of .txt files')
     table = read_table(path, counts)
+    if not len(table):
+        raise ReplearnError(f'{path} is a table without rows')
     text = pick_column(table, path, text_col,
                        ('text', 'review', 'sentence', 'content', 'document', 'body'))
     label = pick_column(table, path, label_col, ('label', 'class', 'target', 'topic'),
                         needed=False)
-    labels = None if label is None else [
-        '' if pd.isna(v) else str(v) for v in table[label]]
-    return make_texts(list(table[text]), labels, counts)
+    texts = table[text].tolist()
+    if not any(isinstance(t, str) for t in texts):
+        raise ReplearnError(f'{path}: the column {text!r} should hold texts, '
+                            f'not {type(texts[0]).__name__}')
+    labels = None if label is None else _label_names(table[label].tolist(), label, path)
+    return make_texts(texts, labels, counts)
+
+# %% ../../nbs/data/text.ipynb #651f72f0
+def _label_names(labels: Sequence, column: str, path: Path) -> list[str]:
+    "The name of each label, '' where there is none"
+    names = []
+    for v in labels:
+        if not pd.api.types.is_scalar(v):
+            raise ReplearnError(f'{path}: the column {column!r} should hold a class a '
+                                f'row, a word or a number, not {type(v).__name__}')
+        whole = isinstance(v, float) and v.is_integer()
+        names.append('' if pd.isna(v) else str(int(v) if whole else v))
+    return names
 
 # %% ../../nbs/data/text.ipynb #73baf865
 def text_folder(
@@ -265,6 +282,11 @@ def split_texts(
     for i, (p, share) in enumerate(dict(test=test, valid=valid).items()):
         rows[p] = known[part[known] == p] if share else known[:0]
         if share and not len(rows[p]):
+            if not len(rest):
+                raise ReplearnError(
+                    f'{name} has {len(known)} texts in {len(texts.classes)} classes, '
+                    'and none is left to train on: a class needs 3 or more, and '
+                    'labels should be classes')
             k = max(1, round(share * len(rest)))
             rows[p] = stratified(y, rest, k, mix_seed(seed, i))
         rest = np.setdiff1d(rest, rows[p])
@@ -279,6 +301,22 @@ def split_texts(
     return TextSplits(name, texts, **rows, seed=seed)
 
 # %% ../../nbs/data/text.ipynb #ece86b0e
+def without_copies(
+    texts: Texts,
+) -> Texts:
+    "Each text once; copies are counted, also those that have another label"
+    y, first, other = texts.y.tolist(), {}, 0
+    for i in sorted(range(len(y)), key=lambda i: y[i] < 0):  # labelled ones first
+        kept = first.setdefault(texts.texts[i], i)
+        other += y[i] not in (y[kept], -1)
+    rows = sorted(first.values())
+    found = {'copies, left out': len(y) - len(rows) - other,
+             'copies with another label, left out': other}
+    return Texts([texts.texts[i] for i in rows], texts.y[rows], texts.classes,
+                 texts.counts + Counter(found),
+                 texts.parts and [texts.parts[i] for i in rows])
+
+# %% ../../nbs/data/text.ipynb #6f0d78ae
 def own_texts(
     data: str | Path,  # what `read_texts` takes
     text_col: str | None = None,
@@ -286,7 +324,11 @@ def own_texts(
     unlabelled: str | Path | None = None,  # more texts, in a column of the same name
     seed: int = 0,  # of the split
 ) -> TextSplits:
-    "Somebody's own texts, split"
+    "Somebody's own texts, each once, split"
+    column, path = text_col or label_col, Path(data)
+    if column and (path.is_dir() or path.suffix.lower() == '.txt'):
+        raise ReplearnError(f'{path} has no columns, so none is called {column!r}: a '
+                            f'table has ({", ".join(TABLES)})')
     texts = read_texts(data, text_col, label_col)
     if unlabelled is not None:
         more = read_texts(unlabelled, text_col)
@@ -294,9 +336,10 @@ def own_texts(
         texts.y = torch.cat([texts.y, torch.full((len(more),), -1)])
         texts.counts += more.counts
         texts.parts = texts.parts and texts.parts + ['unlabelled'] * len(more)
+    texts = without_copies(texts)
     for what, n in texts.counts.items():
-        print(f'{Path(data).name}: {n} {what}', file=sys.stderr)
-    return split_texts(texts, seed=seed, name=Path(data).resolve().name)
+        print(f'{path.name}: {n} {what}', file=sys.stderr)
+    return split_texts(texts, seed=seed, name=path.resolve().name)
 
 # %% ../../nbs/data/text.ipynb #8bef72cb
 def imdb(
@@ -476,9 +519,9 @@ def train_sentencepieces(
     model, every = io.BytesIO(), max(1, math.ceil(sum(map(len, texts)) / ENOUGH))
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=iter(texts[::every]), model_writer=model, vocab_size=vocab_size,
-            model_type='unigram', hard_vocab_limit=False, num_threads=1,
-            max_sentence_length=MAX_CHARS, minloglevel=2)
+            sentence_iterator=iter(texts[::every]), model_writer=model,
+            vocab_size=vocab_size, model_type='unigram', hard_vocab_limit=False,
+            num_threads=1, max_sentence_length=MAX_CHARS, minloglevel=2)
     except RuntimeError as e:
         raise ReplearnError(f'SentencePiece finds no vocabulary in {len(texts)} '
                             f'texts: {str(e).splitlines()[0]}') from e
@@ -609,39 +652,57 @@ def _placed_pieces(
         at += n
 
 # %% ../../nbs/data/text.ipynb #02c050da
+class _Waiting:
+    "Texts that are in no row yet, by length"
+    def __init__(self):
+        self.by_length, self.lengths = {}, []  # the lengths that there are, sorted
+
+    def put(self, text: Sequence[int]):
+        same = self.by_length.setdefault(len(text), [])
+        if not same:
+            bisect.insort(self.lengths, len(text))
+        same.append(text)
+
+    def take(self, most: int) -> Sequence[int]:
+        "The longest that has at most `most` pieces; else the shortest"
+        n = self.lengths[max(0, bisect.bisect(self.lengths, most) - 1)]
+        text = self.by_length[n].pop()
+        if not self.by_length[n]:
+            self.lengths.remove(n)
+        return text
+
+# %% ../../nbs/data/text.ipynb #e5d8b620
 def pack(
     texts: Sequence[Sequence[int]],  # pieces of each text, without special tokens
     max_len: int,  # tokens a row
     tok: Tokenizer,
-    gap: float = .02,  # share of a row that may stay free
+    gap: float = .02,  # share of all rows but the last that may stay free
 ) -> tuple[Tensor, Tensor]:  # ids int32, doc int16: each (rows, max_len)
     "Rows of whole texts, each in [CLS] and [SEP]; `doc` numbers them, 0 for padding"
-    most, waiting = max_len - 2, {}
+    most, waiting, rows, lost = max_len - 2, _Waiting(), [], 0
     if most < 1:
         raise ReplearnError(f'A row of {max_len} tokens holds no text: 3 are the least')
     for t in texts:
         for i in range(0, len(t), most):
-            piece = t[i:i + most]
-            waiting.setdefault(len(piece), []).append(piece)
-    lengths, rows = sorted(waiting), []
-    while lengths:
+            waiting.put(t[i:i + most])
+    while waiting.lengths:
         row, free = [], max_len
-        while lengths and free > 2:
-            i = bisect.bisect(lengths, free - 2) - 1
-            if i < 0 and free <= max(2, gap * max_len):
+        may = max(0, gap * max_len * (len(rows) + 1) - lost)
+        while waiting.lengths:
+            if may < free < 3 and len(row[0]) > 2:
+                waiting.put(row[0][free - 3:])
+                row[0], free = row[0][:free - 3], 3
+            none_fits = waiting.lengths[0] > free - 2
+            if free < 3 or none_fits and free <= gap * max_len:
                 break
-            n = lengths[max(i, 0)]
-            piece = waiting[n].pop()
-            if not waiting[n]:
-                lengths.remove(n)
-            if i < 0:  # cut
+            piece = waiting.take(free - 2)
+            if none_fits:  # cut
                 piece, rest = piece[:free - 2], piece[free - 2:]
-                waiting.setdefault(len(rest), []).append(rest)
-                if len(waiting[len(rest)]) == 1:
-                    bisect.insort(lengths, len(rest))
+                waiting.put(rest)
             row.append(piece)
             free -= len(piece) + 2
         rows.append(row)
+        lost += free
     return _as_tensors(rows, max_len, tok)
 
 # %% ../../nbs/data/text.ipynb #6b6b4dc3
