@@ -57,7 +57,8 @@ def as_command(
         if isinstance(kind, UnionType):
             kind = next(t for t in get_args(kind) if t is not type(None)) | None
         flags = [f'--{p.name.replace("_", "-")}']
-        option = typer.Option(*flags, help=docs.get(p.name) or '')
+        least = dict(min=0) if p.name == 'seed' else {}
+        option = typer.Option(*flags, help=docs.get(p.name) or '', **least)
         params.append(p.replace(annotation=Annotated[kind, option],
                                 kind=p.KEYWORD_ONLY))
 
@@ -133,7 +134,7 @@ def embed(
         '--out', '-o', help='vectors.npy or vectors.parquet')] = 'vectors.npy',
     device: Annotated[str | None, typer.Option(
         help='cpu, cuda, mps; if not given, the best there is.')] = None,
-    bs: Annotated[int, typer.Option(min=1, help='Items a batch.')] = 256,
+    bs: Annotated[int, typer.Option(min=1, max=2**20, help='Items a batch.')] = 256,
 ):
     "Turn items into vectors with a saved representation."
     from replearn_nb.core import ReplearnError
@@ -205,7 +206,7 @@ def transfer(
         help='The column of labels.')] = None,
     out: Annotated[str | None, typer.Option(
         help='Folder for the report; if not given, runs/transfer-TIME.')] = None,
-    seed: Annotated[int, typer.Option(help='Of the split.')] = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Of the split.')] = 0,
     device: Annotated[str | None, typer.Option(
         help='cpu, cuda, mps; if not given, the best there is.')] = None,
 ):
@@ -215,8 +216,9 @@ def transfer(
     rep = Representation.load(representation)
     kind = rep.preprocessing.kind
     score = importlib.import_module(f'replearn_nb.recipes.{SCORERS[kind]}').transfer
-    given = {k: v for k, v in dict(labels=labels, text_col=text_col, label_col=label_col,
-                                   smiles_col=smiles_col).items() if v is not None}
+    given = dict(labels=labels, text_col=text_col, smiles_col=smiles_col,
+                 label_col=label_col)
+    given = {k: v for k, v in given.items() if v is not None}
     for k in given.keys() - inspect.signature(score).parameters.keys():
         option = k.replace('_', '-')
         raise ReplearnError(f'--{option} does not go with a representation of {kind}')
@@ -232,6 +234,8 @@ def main(
     main.debug = False
     warnings.simplefilter('ignore', FutureWarning)  # notices to library writers
     args = list(sys.argv[1:] if args is None else args)
+    if '--debug' in args:  # wherever it stands
+        args = ['--debug', *(a for a in args if a != '--debug')]
     command = typer.main.get_command(app)
     try:
         with command.make_context('replearn', args) as ctx:
@@ -252,12 +256,12 @@ def explain(
     e: BaseException,  # what ended the command
 ) -> tuple[int, str]:  # exit code, sentence
     "What an exception means to the person who gave the command"
+    if isinstance(e, KeyboardInterrupt):  # perhaps while torch was imported
+        return 1, str(e) or 'Stopped'
     from replearn_nb.core import ReplearnError
     if hasattr(e, 'exit_code'):  # click's: --help, or a wrong command line
         getattr(e, 'show', lambda: None)()
         return e.exit_code, ''
-    if isinstance(e, KeyboardInterrupt):
-        return 1, str(e) or 'Stopped'
     if isinstance(e, ReplearnError):
         return 1, str(e)
     return 1, f'{type(e).__name__}: {e} (this is a bug; replearn --debug shows where)'

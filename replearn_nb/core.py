@@ -157,7 +157,9 @@ def get_device(
     "The one place where a device is chosen: as named, else CUDA, Apple's, CPU"
     if name is not None:
         try:
-            return torch.empty(0, device=name).device
+            found = torch.zeros(1, device=name)
+            found.tolist()  # a place that holds numbers, not 'meta'
+            return found.device
         except (RuntimeError, AssertionError) as e:
             msg = f'There is no device {str(name)!r} on this machine'
             raise ReplearnError(msg) from e

@@ -40,8 +40,8 @@ FORMAT = 1  # of the folder; a reader refuses a newer one
 CARD, WEIGHTS = 'card.json', 'encoder.safetensors'
 PREPROCESSING = {p.kind: p for p in (
     ImagePreprocessing, TextPreprocessing, MoleculePreprocessing)}
-NEEDED = ('format', 'modality', 'architecture', 'arguments', 'num_features',
-          'preprocessing', 'sha256')  # fields that every card has
+NEEDED = dict(format=int, modality=str, architecture=str | None, arguments=dict,
+              num_features=int, preprocessing=dict, sha256=str)  # on every card
 
 # %% ../nbs/representation.ipynb #15f7767a
 class Representation:
@@ -171,16 +171,18 @@ def read_card(folder: Path) -> dict:
         raise ReplearnError(f'{folder} holds no representation: it has no {CARD}')
     try:
         card = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise ReplearnError(f'{path} is damaged: {e}') from e
     found = card.get('format') if isinstance(card, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise ReplearnError(
             f'{path} has format {found}, this replearn_nb reads up to {FORMAT}: '
             'pip install -U replearn_nb')
-    for k in NEEDED:
+    for k, kind in NEEDED.items():
         if not isinstance(card, dict) or k not in card:
             raise ReplearnError(f'{path} lacks the field {k!r}')
+        if not isinstance(card[k], kind):
+            raise ReplearnError(f'{path}: the field {k!r} is {card[k]!r:.40}')
     if card['modality'] not in PREPROCESSING:
         raise ReplearnError(
             f"{path} is a representation of {card['modality']}; this replearn_nb knows "
@@ -225,7 +227,7 @@ def build_encoder(
         if not hasattr(fn, '__wrapped__'):  # made by @builds
             raise AttributeError
         return fn(**arguments)
-    except (ImportError, AttributeError, TypeError) as e:
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as e:
         raise ReplearnError(
             f"The card's architecture {architecture!r} with {arguments} is none that "
             'this replearn_nb can build') from e
@@ -261,11 +263,14 @@ def load(
         why = str(e).split('\n')[1].strip() if '\n' in str(e) else str(e)
         raise ReplearnError(f'{folder/WEIGHTS} does not fit the architecture '
                             f"{card['architecture']} of its card: {why}") from e
+    if encoder.num_features != card['num_features']:
+        raise ReplearnError(f'{folder/CARD} tells of {card["num_features"]} features, '
+                            f'the encoder has {encoder.num_features}')
     try:
         pre = PREPROCESSING[card['modality']].from_dict(
             card['preprocessing'] | dict(folder=folder))
-    except ReplearnError as e:
-        raise ReplearnError(f'{folder/CARD}: {e}') from e
+    except (ReplearnError, KeyError, TypeError, ValueError) as e:
+        raise ReplearnError(f'{folder/CARD}, preprocessing: {e}') from e
     return cls(encoder.eval(), pre, card)
 
 # %% ../nbs/representation.ipynb #54f4bf23

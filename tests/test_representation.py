@@ -113,12 +113,28 @@ def test_a_folder_with_other_files_is_left_alone(rep, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['r']
 
 
+@pytest.mark.parametrize('changed,says', [
+    (dict(arguments=None), "field 'arguments' is None"),
+    (dict(modality=[]), "field 'modality' is"), (dict(format='9'), "field 'format' is"),
+    (dict(architecture=3), "field 'architecture' is 3"),
+    (dict(preprocessing=[]), "field 'preprocessing' is"),
+    (dict(preprocessing={}), 'preprocessing: '),
+    (dict(num_features=999), '999 features'),
+    (dict(arguments=dict(channels=-1)), 'none that this replearn_nb can build')])
+def test_a_card_that_was_edited(rep, tmp_path, changed, says):
+    rep.save(tmp_path/'r')
+    card = json.loads((tmp_path/'r'/CARD).read_text()) | changed
+    (tmp_path/'r'/CARD).write_text(json.dumps(card))
+    with pytest.raises(ReplearnError, match=says):
+        Representation.load(tmp_path/'r')
+
+
 def test_no_code_runs_from_a_card(rep, tmp_path):
     rep.save(tmp_path/'r')
     card = json.loads((tmp_path/'r'/CARD).read_text())
-    for name in 'os.system', 'convnets.nn.Linear', 'convnets.torch', '', None, 3:
+    for name in 'os.system', 'convnets.nn.Linear', 'convnets.torch', '', 'x':
         (tmp_path/'r'/CARD).write_text(json.dumps(card | dict(
-            architecture=name or 'x', arguments={})))
+            architecture=name, arguments={})))
         with pytest.raises(ReplearnError, match='none that this replearn_nb can build'):
             Representation.load(tmp_path/'r')
 

@@ -11,6 +11,7 @@ __all__ = ['PretextModel', 'plain_model', 'EpochSeeds', 'Checkpoint', 'plain', '
 import contextlib
 import io
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class Checkpoint(Callback):
         seconds: float = 30,  # least time between two saves
     ):
         self.path, self.plan, self.seconds = Path(path), plan, seconds
-        self.state, self.start_epoch = None, 0
+        self.state, self.start_epoch, self.spent = None, 0, 0.
 
     def load(self) -> dict | None:
         "The saved state, or None; a `ReplearnError` if it is damaged or does not fit"
@@ -130,7 +131,8 @@ def after_epoch(self: Checkpoint):
     state = dict(epoch=self.epoch + 1, model=plain_model(self.learn).state_dict(),
                  opt=plain(self.opt.state_dict()), plan=json.dumps(self.plan),
                  losses=[float(o) for o in self.recorder.losses],
-                 steps=self.train_iter)
+                 steps=self.train_iter,
+                 spent=time.perf_counter() - self.learn.began)
     data = io.BytesIO()
     torch.save(state, data)
     with atomic_path(self.path) as tmp:
@@ -142,7 +144,8 @@ def after_epoch(self: Checkpoint):
 def start(self: Checkpoint) -> int:
     "Read the file, and say with which epoch to start"
     self.state = self.load()
-    self.start_epoch = self.state['epoch'] if self.state else 0
+    if self.state:
+        self.start_epoch, self.spent = self.state['epoch'], self.state['spent']
     return self.start_epoch
 
 # %% ../../nbs/pretext/base.ipynb #81258a65
@@ -228,13 +231,16 @@ class CollapseWarning(UserWarning):
 
 
 class WatchCollapse(Callback):
-    "Say it once when the features of a whole batch point the same way"
+    "Say it once when the features of a batch point the same way; stop at NaN"
     order, run_valid = Recorder.order, False
 
     def __init__(self, least: float = .01):  # spread below which it is said
         self.least, self.said = least, False
 
     def after_train(self):
+        if not math.isfinite(self.learn.smooth_loss):
+            raise ReplearnError(f'The loss is not a number any more in epoch '
+                                f'{self.epoch + 1}: try a lower learning rate')
         if not hasattr(plain_model(self.learn), 'features'):
             return
         self.spread = float(feature_spread(plain_model(self.learn).features))
@@ -364,13 +370,17 @@ def pretrain(
 ) -> Learner:
     "Train a pretext task: warm-up and cosine; goes on from the folder's checkpoint"
     cbs, start = [warmup_cosine(lr, warmup), ValidEvery(max(1, epochs // 10))], 0
+    learn.began = time.perf_counter()  # earlier, if it goes on
     if folder is not None:
         seeds = [cb.seed for cb in learn.cbs if isinstance(cb, EpochSeeds)]
         plan = (plan or {}) | dict(
             epochs=epochs, lr=lr, wd=wd, warmup=warmup, seed=seeds,
-            steps=len(learn.dls.train), model=describe(learn.model))
+            steps=len(learn.dls.train), model=describe(learn.model),
+            bs=learn.dls.train.bs, precision=[
+                type(o).__name__ for o in learn.cbs if isinstance(o, MixedPrecision)])
         cbs.append(Checkpoint(Path(folder)/'checkpoint.pt', plan, seconds))
         start = cbs[-1].start()
+        learn.began -= cbs[-1].spent
     on_cpu = learn.dls.device.type == 'cpu'
     try:
         keep_memory(on_cpu)

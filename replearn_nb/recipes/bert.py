@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'VARIANTS', 'PARTS', 'settings', 'load_splits', 'make_encoder', 'make_learner', 'keep', 'layer_features',
            'text_probe', 'frozen_methods', 'pretext', 'trained_methods', 'make_methods', 'evaluate', 'headline',
-           'names_and_answers', 'task_headline', 'published', 'run', 'measure', 'published_sets', 'measure_sets',
-           'transfer']
+           'names_and_answers', 'task_headline', 'published', 'run', 'measure', 'to_compare', 'transfer']
 
 # %% ../../nbs/chapters/bert.ipynb #b39e8fea
 import math
@@ -393,16 +392,15 @@ def run(
     with run_folder('bert', out) as folder:
         splits = load_splits(preset, data, text_col, label_col, unlabelled, seed)
         affordable(splits.part('train')[1], cfg['budgets'], splits.texts.classes)
-        sets = published_sets(preset, data)
-        other = published(beside, cfg['read']) if beside else None
+        others = to_compare(preset, data, beside, cfg)
         learn = make_learner(splits, cfg, device, seed)
         pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'], folder=folder,
                  plan=dict(data=splits.hash, rate=cfg['rate']))
         rep = keep(learn, splits, cfg, seed)
         rep.save(folder/'representation')
+        start = min(start, learn.began)  # that of a run that goes on lies far back
         pretrained = time.perf_counter() - start
-        df, told = measure(rep, splits, cfg, device, other)
-        told |= measure_sets(rep, sets, cfg, device, folder)
+        df, told = measure(rep, splits, cfg, device, others, folder)
         report = Report(
             recipe='bert', preset=preset, data=splits.name, seed=seed, headline=told,
             device=device_name(device), seconds=seconds_since(start, pretrained),
@@ -416,31 +414,32 @@ def measure(
     splits: TextSplits,
     cfg: dict,
     device: torch.device,
-    other: Representation | None = None,  # a published one, to compare
+    others: tuple[Representation | None, list],  # from `to_compare`
+    folder: Path,
 ) -> tuple[pd.DataFrame, dict]:
     "Label efficiency and headline; bits alone where texts have no labels"
+    other, sets = others
     df = pd.DataFrame(columns=['method', 'budget', 'seed', 'score'])
     if len(splits.train):
         df = evaluate(make_methods(rep, splits, cfg, device, other), splits, cfg)
-    return df, headline(df, rep)
+    told = headline(df, rep)
+    if sets:
+        tasks = names_and_answers(rep, sets, cfg, device)
+        with atomic_path(folder/'names_and_answers.csv') as tmp:
+            tasks.to_csv(tmp, index=False)
+        told |= task_headline(tasks)
+    return df, told
 
 
-def published_sets(preset: str, data: str | None) -> list:
-    "Names and questions that `full` asks for, if it is not of somebody's own texts"
+def to_compare(
+    preset: str, data: str | None, beside: str | None, cfg: dict
+) -> tuple[Representation | None, list]:
+    "A published BERT, if asked for; names and questions, for `full` with its own texts"
+    other = published(beside, cfg['read']) if beside else None
     if preset != 'full' or data is not None:
-        return []
+        return other, []
     need_extra('seqeval', 'entities')
-    return [wnut17(), wikiann(), squad()]
-
-
-def measure_sets(rep, sets: list, cfg: dict, device, folder: Path) -> dict[str, float]:
-    "Names and answers: `names_and_answers.csv`, and a headline"
-    if not sets:
-        return {}
-    df = names_and_answers(rep, sets, cfg, device)
-    with atomic_path(folder/'names_and_answers.csv') as tmp:
-        df.to_csv(tmp, index=False)
-    return task_headline(df)
+    return other, [wnut17(), wikiann(), squad()]
 
 # %% ../../nbs/chapters/bert.ipynb #5ac8430d
 def transfer(
@@ -452,13 +451,13 @@ def transfer(
     seed: int = 0,  # of the split
     device: str | None = None,  # None: the best there is
 ) -> Report:
-    "Score a representation on labelled texts with probes, beside word counts and chance"
+    "Score a representation on labelled texts with probes, beside word counts"
     start, device = time.perf_counter(), get_device(device)
     rep.encoder.to(device)
     splits = load_splits('quick', data, text_col, label_col, None, seed)
     if not len(splits.train):
-        raise ReplearnError(f'{data} has no labels: give a table with a column of them, '
-                            'or put the texts of each class into a folder of its name')
+        raise ReplearnError(f'{data} has no labels: give a table with a column of '
+                            'them, or put the texts of each class into a folder')
     with run_folder('transfer', out) as folder:
         cfg = settings('quick', budgets=(1, 2, 5, 20, 100))
         df = evaluate(frozen_methods(rep, splits, device), splits, cfg)

@@ -258,7 +258,7 @@ def affordable(
     classes: Sequence[str],  # their names
 ) -> list[int]:
     "The budgets that every class can pay, none if nothing has a label; else an error"
-    counts = np.bincount(as_array(y), minlength=len(classes))
+    counts = np.bincount(as_array(y).astype(int), minlength=len(classes))
     if not counts.any():
         return []
     least, smallest = int(counts.min()), min((b for b in budgets if b), default=0)
