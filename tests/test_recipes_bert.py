@@ -119,7 +119,14 @@ def test_a_run_that_was_stopped_while_it_was_scored_goes_on(table, tmp_path, sma
         m.setattr(recipe, 'measure', stop)
         with pytest.raises(KeyboardInterrupt):
             recipe.run(out=tmp_path/'cut', **kwargs)
+    with pytest.raises(ReplearnError, match=r'of another run \(bs was 16, is 8\)'):
+        recipe.run(out=tmp_path/'cut', bs=8, **kwargs)
+    file = tmp_path/'cut'/'checkpoint.pt'
+    state = torch.load(file, weights_only=True)
+    assert 0 < state['spent'] < whole.seconds['total'] + 60
+    torch.save(state | dict(spent=1000.), file)
     again = recipe.run(out=tmp_path/'cut', **kwargs)
+    assert 1000 <= again.seconds['pretrain'] <= again.seconds['total']
     assert again.headline == whole.headline
     a, b = (Representation.load(tmp_path/d/'representation').card
             for d in ('whole', 'cut'))
@@ -239,6 +246,13 @@ def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
         f.write('\nmore')
     with pytest.raises(ReplearnError, match='The tokenizer is of another model'):
         recipe.published(str(tmp_path/'b'))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(table, tmp_path, small):
+    with pytest.raises(ReplearnError, match='not a number any more in epoch'):
+        recipe.run(out=tmp_path/'r', data=str(table), text_col='words', lr=1e30,
+                   device='cpu')
+    assert not (tmp_path/'r').exists()
 
 
 def labelled(n):
