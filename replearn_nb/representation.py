@@ -11,6 +11,7 @@ import importlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def embed(
 ) -> np.ndarray:  # float32 (n, num_features)
     "A vector for each item; files that are damaged are named and left out"
     self.encoder.to(get_device(device))
-    rows = []
+    rows, items = [], list(items) if isinstance(items, Iterator) else items
     with track('embedding', self.preprocessing.count(items)) as bar:
         for batch_names, x in self.preprocessing.batches(items, bs, skipped):
             rows.append(self.features(x, bs).cpu())

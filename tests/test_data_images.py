@@ -238,6 +238,12 @@ def test_too_much_for_memory(tmp_path):
     assert 'No images were given' in message(load_images, [], 8)
     text = message(load_images, [tmp_path/'a.png'] * 1000, 10**6)
     assert 'choose a smaller size' in text
+    assert 'pixels above 0, not 0' in message(load_images, [tmp_path/'a.png'], 0)
+    assert 'above 0, not -5' in message(load_images, [tmp_path/'a.png'], -5)
+
+
+def test_unknown_channels():
+    assert 'or 1 (grey), not 4' in message(load_image, photo(), channels=4)
 
 
 # Folders and labels
@@ -259,6 +265,18 @@ def test_image_files(tmp_path):
     assert '.jpeg, .jpg' in message(image_files, tmp_path/'empty')
     assert 'No such file' in message(image_files, tmp_path/'missing')
     assert 'Not a directory' in message(image_files, tmp_path/'3.webp')
+
+
+def test_other_files_are_counted_and_named(tmp_path, capsys):
+    make_folder(tmp_path, ['a/1.png', 'b/2.png'])
+    for name in 'a/3.jpe', '4', 'labels.csv', 'notes.txt', '.hidden', 'a/Thumbs.db':
+        (tmp_path/name).write_bytes((tmp_path/'a/1.png').read_bytes())
+    want = f'2 files in {tmp_path} are not taken for images, by the ends of their names'
+    image_folder(tmp_path)
+    assert capsys.readouterr().err.count(f'{want}: 4, a/3.jpe\n') == 1
+    pre = ImagePreprocessing(8, 3, [0] * 3, [1] * 3)
+    assert pre.count(tmp_path) == len(pre.prepare(tmp_path)) == 2
+    assert capsys.readouterr().err.count(want) == 1
 
 
 def test_linked_class_folders(tmp_path):
@@ -373,6 +391,8 @@ def test_missing_labels(tmp_path):
     assert 'No such file' in text and 'no.csv' in text
     (tmp_path/'binary.csv').write_bytes(rng.bytes(1000))
     assert 'binary.csv' in message(read_labels, tmp_path/'binary.csv', ['a.png'])
+    photo().save(tmp_path/'a.png')
+    assert 'a.png is an image' in message(read_labels, tmp_path/'a.png', ['a.png'])
 
 
 # Splits
@@ -438,6 +458,12 @@ def test_too_small_to_split():
     check_split(split([0, 1] * 3))
     assert "only the class '0'" in message(split, [0] * 9)
     assert "no image of '1' left to train on" in message(split, [0] * 9 + [1] * 2)
+    assert "no image of '0' left to train on" in message(split, [0, 1] + [-1] * 9)
+    assert 'too few images (6)' in message(split, [0, 1] * 3, test=1.)
+    for share in float('nan'), -1, -.5:
+        for part in 'test', 'valid':
+            text = message(split, [0, 1] * 9, **{part: share})
+            assert f'{part} is a share' in text and text.endswith(f'not {share}')
     assert 'too few images (20)' in message(split, [0, 1] * 10, test=.6, valid=.5)
     assert 'too few images (1)' in message(split, [-1])
     assert len(split([-1, -1]).unlabelled) == 1
@@ -502,6 +528,8 @@ def test_cifar10_from_tar(tmp_path, cache, monkeypatch, capsys):
     assert "Can't read" in message(cifar10)
     tar.write_bytes(b'no tar')
     assert "Can't read" in message(cifar10)
+    tarfile.open(tar, 'w:xz').close()
+    assert f'{tar} holds no files' in message(cifar10)
 
 
 def test_cifar10_without_a_cache(tmp_path, cache, capsys):
@@ -598,6 +626,14 @@ def test_torch_dataloaders():
     assert len(s.images) == 60 and len(s.train) == 40
 
 
+def test_dataloaders_without_validation():
+    x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    full, empty = (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(o), 2)
+                   for o in (x, x[:0]))
+    for loaders in [full], [full, empty], [empty, full]:
+        assert 'images to validate on' in message(from_dls, DataLoaders(*loaders))
+
+
 # Preprocessing
 
 def test_normalise_in_inference_mode_and_then_in_training():
@@ -635,6 +671,8 @@ def test_kinds_of_items_agree(tmp_path):
     for alone in items[:3] + [PHOTO[None], chw[None], chw[None] / 255, tmp_path]:
         assert torch.equal(pre.prepare(alone), want)
     assert pre.count(items) == 6 and pre.count(tmp_path) == 1 == pre.count(photo())
+    assert torch.equal(pre.prepare(PHOTO), want) and pre.count(PHOTO) == 1
+    assert 'with 1 or 3 channels' in message(pre.prepare, np.zeros((9, 9, 4)))
 
 
 @pytest.mark.parametrize('bs', [1, 3, 64])
@@ -694,6 +732,25 @@ def test_as_uint8_dtypes():
     as_uint8(x)
     assert as_uint8(x[:, ::-1])[0, 0, 0].tolist() == x[0, -1].tolist()
     assert 'uint8 or floats' in message(as_uint8, np.full((1, 4, 4), -1))
+    for dtype in '>u2', '>i4', '>f4':
+        assert torch.equal(as_uint8((x > 127).astype(dtype)) > 0, as_uint8(x > 127) > 0)
+    for dtype in object, np.longdouble, complex, str:
+        a = x.astype(dtype)
+        assert f'not {a.dtype}' in message(as_uint8, a)
+
+
+@pytest.mark.parametrize('y, classes, want', [
+    (['a', 'b'], ['a', 'b'], 'not <U1'), ([.5, 1.], ['a', 'b'], 'not float64'),
+    ([0, np.nan], None, 'missing values'), (['a', np.nan], None, 'missing values'),
+    (['a', None], None, 'missing values'), ([0, np.nan], ['a'], 'missing values')])
+def test_classes_that_can_not_be(y, classes, want):
+    assert want in message(from_arrays, np.zeros((2, 4, 4)), y, classes)
+
+
+@pytest.mark.parametrize('y', [np.array([1, -1], '>i8'), torch.tensor([1, -1]),
+                               np.array([1, -1], np.int8)])
+def test_classes_of_any_whole_type(y):
+    assert from_arrays(np.zeros((2, 4, 4)), y, ['a', 'b']).y.tolist() == [1, -1]
 
 
 def test_show_images():

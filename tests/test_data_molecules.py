@@ -1,5 +1,7 @@
 "Molecules: features beside a plain RDKit loop, the cache, splits, odd input, PyG"
+import os
 import random
+import time
 from functools import partial
 
 import numpy as np
@@ -15,6 +17,7 @@ from replearn_nb.data.molecules import (
     DIRECTIONS,
     MoleculePreprocessing,
     Molecules,
+    as_smiles,
     assemble,
     check_split,
     embedded,
@@ -112,7 +115,7 @@ def test_processes_and_the_cache_change_nothing(cache, monkeypatch):
 def test_chunks_of_another_size_change_nothing(monkeypatch):
     smiles = [*assemble(30, seed=2), 'nonsense', '', *assemble(30, seed=3)]
     whole, bad = read_graphs(smiles)
-    monkeypatch.setattr(molecules, 'CHUNK', 7)
+    monkeypatch.setattr(molecules, 'CHUNK', 7)  # nine chunks; the bad are in the fifth
     again, bad7 = read_graphs(smiles, cache=False)
     assert bad == bad7 and [i for i, _ in bad] == [30, 31]
     assert torch.equal(whole.x, again.x)
@@ -124,6 +127,38 @@ def test_a_damaged_cache_is_read_anew(cache):
     file, = cache.rglob('*.safetensors')
     file.write_bytes(file.read_bytes()[:1000])
     assert torch.equal(read_graphs(smiles)[0].x, graphs.x)
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path, monkeypatch, capsys):
+    (tmp_path/'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'file'))
+    smiles = ['CCO', 'C'] * 1000
+    assert len(read_graphs(smiles)[0]) == 2000
+    assert 'read again next time' in capsys.readouterr().err
+
+
+def test_a_chunk_for_every_core():
+    pids = molecules.parallel(_pid, range(2039))  # as many as BBBP has
+    assert len(pids) >= 4
+    if molecules.sys.platform == 'linux' and len(os.sched_getaffinity(0)) > 1:
+        assert os.getpid() not in pids and len(set(pids)) > 1
+
+
+def _pid(items):
+    time.sleep(.05)
+    return os.getpid()
+
+
+def test_rdkits_log_is_not_shown(capfd):
+    smiles = ['[H].CCO', 'c1ccccc1', 'CN(C)(C)(C)C'] * 2
+    Chem.MolFromSmiles(smiles[0])
+    assert 'not removing hydrogen' in capfd.readouterr().err  # it would be
+    mols = from_smiles('mine', smiles, show=0)
+    scaffold_split(mols.smiles)
+    random_split(mols.smiles)
+    molecules.fingerprints(mols.smiles)
+    said = capfd.readouterr().err
+    assert said.splitlines() == ['mine: 2 of 6 SMILES are left out:  and 2 more']
 
 
 def test_unreadable_smiles_are_counted_and_named(capsys):
@@ -157,6 +192,17 @@ def test_a_table_of_ones_own(tmp_path):
         assert torch.equal(other.y.nan_to_num(9), mols.y.nan_to_num(9)), name
 
 
+def test_few_numbers_are_said_to_be_no_classes(tmp_path, capsys):
+    path = tmp_path/'mols.csv'
+    path.write_text('smiles,y\nC,0\nCC,1\nCCC,2\n')
+    assert read_csv(path, label_cols=['y']).kind == 'regression'
+    assert "mols.csv: the column 'y' has 3 values: they are learned as numbers" in (
+        capsys.readouterr().err)
+    path.write_text('smiles,y\n' + ''.join(f'{"C" * i},{i}\n' for i in range(1, 20)))
+    read_csv(path, label_cols=['y'])
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize('text,labels,message', [
     ('smile,y\nC,1\n', ['y'], "no column smiles; its columns are: smile, y"),
     ('smiles,y\nC,1\n', ['z'], "no column z; its columns are: smiles, y"),
@@ -186,6 +232,22 @@ def test_files_of_smiles(tmp_path):
         read_smi(path)
     with pytest.raises(ReplearnError, match="Can't read"):
         read_smi(tmp_path/'none.smi')
+
+
+def test_smiles_from_wherever_they_are(tmp_path):
+    table = pd.DataFrame(dict(structure=['CCO', 'C'], smiles=['O', 'N']))
+    table.to_csv(tmp_path/'a.csv')
+    table.to_csv(tmp_path/'a.tsv.gz', sep='\t')
+    table.to_json(tmp_path/'a.jsonl', orient='records', lines=True)
+    (tmp_path/'a').write_text('O\nN\n')
+    for name in 'a.csv', 'a.tsv.gz', 'a.jsonl', 'a':
+        assert as_smiles(str(tmp_path/name)) == as_smiles(tmp_path/name) == ['O', 'N']
+    assert as_smiles(tmp_path/'a.csv', 'structure') == ['CCO', 'C']
+    for one in 'F/C=C/F', '[Na+].[Cl-]', 'C' * 500:
+        assert as_smiles(one) == [one]
+    for name in 'none', 'none.tsv':  # a path is never taken for a molecule
+        with pytest.raises(ReplearnError, match=f"Can't read .*{name}: No such file"):
+            as_smiles(tmp_path/name)
 
 
 def test_scaffold_split_keeps_scaffolds_together(smiles):

@@ -112,6 +112,43 @@ def test_layer_without_bonds_is_that_of_pyg(conv, graphs):
     torch.testing.assert_close(got, peer(x, graphs.edge_index), rtol=1e-5, atol=1e-5)
 
 
+def plain_gcn(layer, x, edges, bonds, to):
+    "What atom `to` gets: its neighbours' states and bonds by the roots of degrees"
+    degree = [sum(b == i for _, b in edges) for i in range(len(x))]
+    return sum((layer.linear(x[a]) + bonds[k]) / (degree[a] * degree[to]) ** .5
+               for k, (a, b) in enumerate(edges) if b == to)
+
+
+def plain_gat(layer, x, edges, bonds, to):
+    "The mean over heads of messages, neighbour and bond, by the softmax of scores"
+    heads = []
+    for h in range(2):
+        one = slice(24 * h, 24 * h + 24)
+        states = layer.weight_linear(x)[:, one]
+        messages = torch.stack([states[a] + bonds[k, one]
+                                for k, (a, b) in enumerate(edges) if b == to])
+        pairs = torch.cat([states[to].expand_as(messages), messages], 1)
+        scores = nn.functional.leaky_relu(pairs @ layer.att[0, h], .2)
+        heads.append(scores.softmax(0) @ messages)
+    return sum(heads) / 2 + layer.bias
+
+
+@pytest.mark.parametrize('conv,plain', [('gcn', plain_gcn), ('gat', plain_gat)])
+@torch.no_grad()
+def test_layer_with_bonds_is_that_of_messages_written_down(conv, plain, graphs):
+    layer, g = trained(conv=conv).gnns[0], graphs[[0, 1, 40, 41, 45]]
+    n, generator = len(g.x), torch.Generator().manual_seed(0)
+    for p in layer.parameters():
+        p.copy_(torch.randn(p.shape, generator=generator) / 3)
+    x = torch.randn(n, 24, generator=generator)
+    edges = [*zip(*g.edge_index.tolist(), strict=True), *((i, i) for i in range(n))]
+    attr = torch.cat([g.edge_attr, torch.tensor([[4, 0]]).expand(n, 2)])
+    bonds = layer.edge_embedding1(attr[:, 0]) + layer.edge_embedding2(attr[:, 1])
+    want = torch.stack([plain(layer, x, edges, bonds, i) for i in range(n)])
+    got = layer(x, Neighbours(g.edge_index, g.edge_attr, n))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_gradients_are_those_of_messages_written_down(graphs):
     with torch.enable_grad():
@@ -172,6 +209,19 @@ def test_pooling_is_that_of_pyg(mode, graphs):
                 max=pyg.global_max_pool)[mode]
     torch.testing.assert_close(pool_atoms(h, graphs.batch, len(graphs), mode),
                                peer(h, graphs.batch), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_attention_pooling_is_that_of_pyg(graphs):
+    aggr = pytest.importorskip('torch_geometric.nn.aggr')
+    encoder = trained(pooling='attention')
+    h = torch.randn(len(graphs.x), 24, generator=torch.Generator().manual_seed(0))
+    peer = aggr.AttentionalAggregation(encoder.gate)
+    torch.testing.assert_close(encoder.pool(h, graphs), peer(h, graphs.batch),
+                               rtol=1e-5, atol=1e-5)
+    first = graphs.batch == 0  # and by hand
+    share = encoder.gate(h[first]).softmax(0)
+    torch.testing.assert_close(encoder.pool(h, graphs)[0], (share * h[first]).sum(0))
 
 
 @torch.no_grad()

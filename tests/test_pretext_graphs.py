@@ -190,5 +190,16 @@ def test_wrong_use_is_refused(mols):
                  1e-3)
     small, _ = read_graphs(['C', 'CC', 'CCO', 'N'])
     tiny = tensor_dls((small,), (small,), 4, 'cpu')
-    with pytest.raises(ReplearnError, match='Fewer than two molecules of a batch'):
-        pretrain(context_learner(tiny, encoder(), progress=False), 1, 1e-3)
+    with pytest.raises(ReplearnError, match='fewer than two of a batch of 4 do'):
+        context_learner(tiny, encoder(), progress=False)
+
+
+def test_context_passes_over_batches_with_nothing_to_compare(mols):
+    small, _ = read_graphs([*mols.smiles[:2], 'C', 'CC', 'CCO', 'N', 'O', 'CO'])
+    dls = tensor_dls((mols.graphs,), (small,), 2, 'cpu')
+    learn = context_learner(dls, encoder(), k=3, r1=1, r2=4, progress=False)
+    pretrain(learn, 1, 1e-3)  # of four batches to validate on, the first has pairs
+    assert all(torch.tensor(learn.recorder.values[-1]).isfinite())
+    dls = tensor_dls((mols.graphs,), (small[2:],), 60, 'cpu')
+    learn = context_learner(dls, encoder(), k=3, r1=1, r2=4, progress=False)
+    assert len(pretrain(learn, 1, 1e-3).recorder.losses) == 2

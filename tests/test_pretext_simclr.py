@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from fastai.vision.core import TensorImage
 from lightly.loss import NTXentLoss
 from processes import check_kills, check_ranks
 from timm.optim import Lars as PeerLARS
@@ -123,6 +124,18 @@ def test_accumulated_batches_make_one_step():
 def test_refuses_unknown_precision():
     with pytest.raises(ReplearnError, match="fp32 or bf16 on cpu, not 'fp16'"):
         learner(precision='fp16')
+
+
+def test_refuses_a_batch_of_one():
+    with pytest.raises(ReplearnError, match='2 or more in a batch, not 1'):
+        learner(bs=1)
+
+
+def test_refuses_what_fastai_normalised():
+    "With numbers in the sentence, though they come from a TensorImage"
+    x = TensorImage(images() / 127.5 - 1)
+    with pytest.raises(ReplearnError, match='from -1.00 to 1.00: leave Normalize'):
+        simclr_learner(tensor_dls((x,), (x,), 16, 'cpu'), small_convnet(1, 4))
 
 
 def test_says_that_features_have_collapsed():

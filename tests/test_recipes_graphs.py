@@ -13,6 +13,7 @@ from replearn_nb.data.molecules import (  # noqa: E402
     canonical,
     embedded,
     from_smiles,
+    scaffold_split,
 )
 from replearn_nb.recipes import graphs  # noqa: E402
 from replearn_nb.recipes.graphs import run, settings, split  # noqa: E402
@@ -91,6 +92,100 @@ def test_refuses_before_any_work(tmp_path, text, options, message):
         run(out=str(tmp_path/'r'), data=str(path), device='cpu', **options)
     assert message in str(e.value)
     assert not (tmp_path/'r').exists()
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    "Pre-training is a fault"
+    def fail(*args, **kwargs):
+        raise AssertionError('work has begun')
+
+    for name in 'pretrain', 'run_full':
+        monkeypatch.setattr(graphs, name, fail)
+
+
+@pytest.mark.parametrize('preset,options,message', [
+    ('full', dict(pretrain_on='none.smi'), 'The full preset has its own molecules'),
+    ('full', dict(label_col='y'), 'The full preset has its own molecules'),
+    ('quick', dict(smiles_col='x'), 'The quick preset has its own molecules and'),
+    ('quick', dict(label_col='y'), 'The quick preset has its own molecules and'),
+    ('quick', dict(data='bbbp', label_col='y'), 'bbbp has its own molecules and'),
+    ('quick', dict(data='bbbp', smiles_col='y', pretrain_on='more.smi'),
+     'bbbp has its own molecules and'),
+    ('quick', dict(data='none.tsv', label_col='y'), 'There is no file none.tsv'),
+    ('quick', dict(data='tox12'), 'There is no file tox12, and no data set'),
+])
+def test_options_are_not_ignored(preset, options, message, no_work, tmp_path,
+                                 monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'bbbp').mkdir()  # a folder is no table
+    with pytest.raises(ReplearnError, match=message):
+        run(preset, out=str(tmp_path/'r'), device='cpu', **options)
+    assert not (tmp_path/'r').exists()
+
+
+RINGS = [f'{"C" * i}c1cc{x}cc1' for x in ('c', 'n') for i in range(30)]
+CHAINS = ['C' * i + x for i in range(1, 31) for x in 'ON']
+FAR = embedded(160).smiles  # almost each with a scaffold of its own
+
+
+def labelled(smiles, **parts):
+    "Two classes that take turns, but for the parts named: what is given"
+    y = [i % 2 for i in range(len(smiles))]
+    rows = dict(zip(graphs.PARTS, scaffold_split(smiles), strict=True))
+    for part, value in parts.items():
+        for i in rows[part].tolist():
+            y[i] = value
+    return pd.DataFrame(dict(smiles=smiles, y=y))
+
+
+@pytest.mark.parametrize('table,message', [
+    (labelled(CHAINS), "none of the 60 molecules of mols.csv for the part 'train'"),
+    (labelled(FAR[:15]), 'needs 20 molecules outside .*; mols.csv has 12'),
+    (labelled(FAR, test=1), "No task .* labels of both classes in the part 'test'"),
+    (labelled(FAR, valid=0), "No task .* labels of both classes in the part 'valid'"),
+    (labelled(FAR, train=1), 'only 0 training labels of one class'),
+    (labelled(FAR, test=None).assign(y=lambda t: t.y * t.index),
+     "No task of mols.csv has labels in the part 'test'"),
+    (labelled(RINGS), "none of the 60 molecules of mols.csv for the part 'valid'"),
+], ids='chains small test valid train numbers rings'.split())
+def test_what_cannot_be_measured_is_not_begun(table, message, no_work, tmp_path):
+    table.to_csv(tmp_path/'mols.csv', index=False)
+    with pytest.raises(ReplearnError, match=message):
+        run(out=str(tmp_path/'r'), data=str(tmp_path/'mols.csv'), label_col='y',
+            device='cpu')
+
+
+def test_more_molecules_must_be_others(short, no_work, tmp_path):
+    table = labelled(FAR)
+    table.to_csv(tmp_path/'mols.csv', index=False)
+    _, *held = scaffold_split(FAR)
+    more = tmp_path/'more.smi'
+    more.write_text('\n'.join(FAR[i] for i in torch.cat(held)))
+    with pytest.raises(ReplearnError, match='needs 20 molecules .*; more.smi has 0'):
+        run(out=str(tmp_path/'r'), data=str(tmp_path/'mols.csv'), label_col='y',
+            pretrain_on=str(more), device='cpu')
+
+
+def test_molecules_too_small_for_context_are_refused_at_once(short, no_work):
+    with pytest.raises(ReplearnError, match='beyond 1 bonds; fewer than two'):
+        graphs.pretrain_all(from_smiles('small', ['C', 'N', 'CC', 'CO'] * 10),
+                            settings('quick', bs=10), torch.device('cpu'))
+
+
+def test_forty_molecules_are_enough(short, tmp_path):
+    labelled(FAR[:40]).to_csv(tmp_path/'mols.csv', index=False)
+    report = run(out=str(tmp_path/'r'), data=str(tmp_path/'mols.csv'), label_col='y,',
+                 device='cpu')
+    assert set(report.table.method) == METHODS
+
+
+def test_more_molecules_from_a_table(short, tmp_path):
+    pd.DataFrame(dict(structure=FAR)).to_csv(tmp_path/'more.tsv', sep='\t')
+    report = run(out=str(tmp_path/'r'), smiles_col='structure', device='cpu',
+                 pretrain_on=str(tmp_path/'more.tsv'))
+    card = Representation.load(tmp_path/'r'/'representation').card
+    assert report.data == 'brics' and card['data']['name'] == 'more.tsv'
 
 
 def test_settings():

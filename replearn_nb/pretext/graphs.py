@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -226,10 +226,9 @@ class ContextPrediction(GraphTask):
 
     def before_batch(self):
         question = context_question(self.x, self.k, self.r1, self.r2)
-        if len(question[1]) < 2:
-            raise ReplearnError(
-                f'Fewer than two molecules of a batch reach beyond {self.r1} bonds: '
-                'take a smaller r1, or larger batches')
+        if len(question[1]) < 2:  # there is no other context to compare with
+            self.learn.yb = ()  # so that fastai's Recorder passes over it too
+            raise CancelBatchException
         self.learn.xb = question
         self.learn.yb = (torch.ones_like(question[1]),)
 
@@ -268,10 +267,17 @@ def context_learner(
                             f'r1 < k and r1 < r2, not k={k}, r1={r1}, r2={r2}')
     with local_seed(kwargs.get('seed', 0)):
         head = gin(layers=r2 - r1, dim=encoder.num_features)
-    return graph_learner(
+    learn = graph_learner(
         dls, ContextModel(encoder, head), ContextPrediction(k, r1, r2),
         lambda pred, _: pair_loss(*context_logits(pred, negatives), negatives),
         context_accuracy, **kwargs)
+    with local_seed(kwargs.get('seed', 0)):
+        x = dls.train.one_batch()[0]
+        if len(context_question(x, k, r1, r2)[1]) < 2:
+            raise ReplearnError(
+                f'Context prediction needs molecules that reach beyond {r1} bonds; '
+                f'fewer than two of a batch of {len(x)} do')
+    return learn
 
 
 def context_accuracy(pred, _) -> Tensor:

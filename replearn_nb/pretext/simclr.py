@@ -125,6 +125,10 @@ def check_images(dls: DataLoaders):
         x = dls.train.one_batch()[0]
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ReplearnError('SimCLR wants batches of images, (n, channels, h, w)')
+    if len(x) < 2:
+        raise ReplearnError('SimCLR tells images of a batch apart: it wants 2 or more '
+                            f'in a batch, not {len(x)}')
+    x = x.as_subclass(Tensor)  # fastai's TensorImage can't be formatted
     if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
         raise ReplearnError(
             'Images must be bytes or floats in [0, 1]; these reach from '

@@ -70,9 +70,11 @@ PUBLISHED = dict(params=.076, tokens=.095, compute=.050)  # Kaplan et al. 2020
 
 
 def plan(cfg: dict) -> list[tuple[int, float]]:
-    "The runs, (width, share of the data): every width on all data, the last on less"
+    "The runs, (width, share): every width on all data, the first and last on less"
     widths, shares = cfg['widths'], cfg['shares']
-    return [(w, shares[-1]) for w in widths] + [(widths[-1], s) for s in shares[:-1]]
+    ends = widths[0], widths[-1]
+    return [(w, shares[-1]) for w in widths] + [
+        (w, s) for w in ends for s in shares[:-1]]
 
 # %% ../../nbs/chapters/scaling.ipynb #251a9f92
 def load_splits(cfg: dict, seed: int = 0) -> TextSplits:

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'settings', 'PARTS', 'load_splits', 'make_encoder', 'make_views', 'make_learner', 'keep', 'random_encoder',
-           'frozen_methods', 'nearest', 'trained_methods', 'evaluate', 'headline', 'run', 'score_and_report', 'measure',
-           'monitor_score', 'transfer']
+           'frozen_methods', 'pretext', 'nearest', 'trained_methods', 'evaluate', 'headline', 'run', 'score_and_report',
+           'measure', 'monitor_score', 'transfer']
 
 # %% ../../nbs/chapters/simclr.ipynb #b9f5a5bf
+import os
 import time
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -81,13 +81,20 @@ def load_splits(
 ) -> ImageSplits:
     "The images of a preset, or somebody's own"
     known = dict(digits=digits, fashion_mnist=fashion_mnist, cifar10=cifar10)
-    data = data or dict(quick='digits', full='cifar10')[preset]
-    if data in known and not Path(data).is_dir():
-        if labels:
-            raise ReplearnError(f'{data} has its own labels: --labels goes with a '
-                                'folder of yours')
-        return known[data](seed=seed)
-    return own_images(data, labels, size or (32 if preset == 'quick' else None), seed)
+    if size is not None and size < 1:
+        raise ReplearnError(f'size must be above 0, not {size}')
+    if data is None:
+        data = dict(quick='digits', full='cifar10')[preset]
+    if os.path.isdir(data):
+        size = 32 if size is None and preset == 'quick' else size
+        return own_images(data, labels, size, seed)
+    if data not in known:
+        raise ReplearnError(f'There is no folder {data!r}, and no data set of that '
+                            f'name; there are: {", ".join(known)}')
+    if labels:
+        raise ReplearnError(f'{data} has its own labels: --labels goes with a '
+                            'folder of yours')
+    return known[data](seed=seed)
 
 # %% ../../nbs/chapters/simclr.ipynb #51a063fe
 def make_encoder(
@@ -168,7 +175,7 @@ def frozen_methods(
     device: torch.device,
 ) -> dict:  # name -> method
     "Probes on frozen features: raw pixels, a random network, the representation"
-    name = rep.card['pretext']['name']
+    name = pretext(rep)
     x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
     y = {p: splits.part(p)[1].to(device) for p in PARTS}
     inputs = {'raw': lambda x: rep.preprocessing.normalise(x).flatten(1),
@@ -182,6 +189,11 @@ def frozen_methods(
                 2, f['train'].shape[1])
         methods[f'{source}+linear'] = probe_method(f, y=y, n_classes=splits.n_classes)
     return methods | {f'{name}+knn': partial(nearest, f, y, splits.n_classes)}
+
+
+def pretext(rep: Representation) -> str:
+    "What a representation is called in a table"
+    return rep.card.get('pretext', {}).get('name', 'representation')
 
 
 PARTS = 'unlabelled', 'train', 'valid', 'test'
@@ -218,7 +230,7 @@ def trained_methods(
                           seed=seed, **common)
         return fitted.predict(xt)
 
-    return {'scratch': scratch, f"{rep.card['pretext']['name']}+finetune": tuned}
+    return {'scratch': scratch, f'{pretext(rep)}+finetune': tuned}
 
 # %% ../../nbs/chapters/simclr.ipynb #a70c5f50
 def evaluate(
@@ -246,7 +258,7 @@ def headline(
 ) -> dict[str, float]:
     "The numbers that one would tell somebody"
     mean = df.groupby(['method', 'budget']).score.mean()
-    probe = f"{rep.card['pretext']['name']}+linear"
+    probe = f'{pretext(rep)}+linear'
     said = {f'{probe}@{b}': round(float(mean[probe, b]), 4)
             for b in sorted(set(df.budget))}
     tuned = probe.replace('+linear', '+finetune')
@@ -282,15 +294,22 @@ def run(
     "Pre-train on images without labels, then measure how few labels are needed"
     cfg = settings(preset, epochs=epochs, bs=bs, lr=lr, temperature=temperature,
                    precision=precision)
+    if cfg['bs'] < 2:
+        raise ReplearnError(f'bs must be 2 or more, not {cfg["bs"]}: an image is told '
+                            'from the others of its batch')
     start, device = time.perf_counter(), get_device(device)
     with run_folder('simclr', out) as folder:
         splits = load_splits(preset, data, labels, size, seed)
+        if monitor and not len(splits.train):
+            raise ReplearnError(f'{splits.name} has no labels for --monitor to score '
+                                'with: give --labels, or leave --monitor out')
         score = partial(monitor_score, splits) if monitor else None
         learn = make_learner(splits, cfg, device, seed, score=score)
         pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'], folder=folder,
                  plan=dict(data=splits.hash, temperature=cfg['temperature']))
         rep = keep(learn, splits, cfg, seed)
         rep.save(folder/'representation')
+        start = min(start, learn.began)  # that of a run that goes on lies far back
         pretrained = time.perf_counter() - start
         report = score_and_report(rep, splits, cfg, device, start, pretrained,
                                   recipe='simclr', preset=preset, seed=seed)
