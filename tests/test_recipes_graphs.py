@@ -16,7 +16,7 @@ from replearn_nb.data.molecules import (  # noqa: E402
     scaffold_split,
 )
 from replearn_nb.recipes import graphs  # noqa: E402
-from replearn_nb.recipes.graphs import run, settings, split  # noqa: E402
+from replearn_nb.recipes.graphs import run, settings, split, transfer  # noqa: E402
 from replearn_nb.representation import Representation  # noqa: E402
 from replearn_nb.transfer.report import sentences  # noqa: E402
 
@@ -64,6 +64,23 @@ def test_own_table_with_missing_labels(short, tmp_path):
                  pretrain_on=str(more))
     assert report.data == 'mols.csv' and set(report.table.method) == METHODS
     assert set(pd.read_csv(tmp_path/'r'/'changes.csv').task) == {'toxic', 'active'}
+
+
+def test_transfer_scores_a_representation_on_other_molecules(short, tmp_path):
+    rep = run(out=str(tmp_path/'r'), device='cpu').folder/'representation'
+    mols = embedded(160, seed=3)
+    y = pd.DataFrame(mols.y.numpy()[:, :1], columns=['toxic'])
+    y.assign(smiles=mols.smiles).to_csv(tmp_path/'mols.csv', index=False)
+    rep, table = Representation.load(rep), str(tmp_path/'mols.csv')
+    report = transfer(rep, table, label_col='toxic', out=tmp_path/'t', device='cpu')
+    name = 'supervised+context+linear'
+    assert list(report.table.method.unique()) == [
+        'fingerprint+linear', 'fingerprint+forest', 'random+linear', name]
+    mean = report.table.groupby('method').score.mean()
+    assert report.headline[f'{name}@3'] == pytest.approx(mean[name], abs=1e-4)
+    with pytest.raises(ReplearnError, match='Name it with --label-col'):
+        transfer(rep, table, out=tmp_path/'u')
+    assert not (tmp_path/'u').exists()
 
 
 def test_pretraining_never_sees_the_test():

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LEAST', 'PRESETS', 'MEASURED', 'settings', 'MoleculeSplits', 'split', 'without', 'check_sizes',
-           'step_learner', 'new_encoder', 'pretrain_all', 'fingerprint_methods', 'random_features', 'network_methods',
-           'predict', 'choose_budgets', 'check_labels', 'evaluate', 'headline', 'own_table', 'check_options',
-           'load_splits', 'run', 'keep', 'write_changes', 'run_full']
+           'step_learner', 'new_encoder', 'pretrain_all', 'fingerprint_methods', 'random_features', 'feature_method',
+           'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate', 'score_methods', 'headline',
+           'own_table', 'check_options', 'load_splits', 'run', 'keep', 'write_changes', 'transfer', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
@@ -259,6 +259,18 @@ def random_features(
                               splits.part(p)[0].split(512)]) for p in PARTS}
 
 # %% ../../nbs/chapters/graphs.ipynb #85e5a96d
+def feature_method(
+    f: dict[str, Tensor],  # features of each part
+    kind: str,  # of the labels
+) -> Callable:  # (rows, labels, validation labels, seed) -> prediction
+    "A linear model for each task, on features that stay as they are"
+    def method(rows, seen, held, seed):
+        probe = probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)
+        return probe(f['test'])
+
+    return method
+
+# %% ../../nbs/chapters/graphs.ipynb #e1a4500c
 def network_methods(
     splits: MoleculeSplits,
     reps: dict[str, Representation],
@@ -288,11 +300,7 @@ def network_methods(
         return train(rep.encoder, rows, seen, held, seed, head=head,
                      lr=cfg['tune_lr'] / 3, encoder_lr=cfg['tune_lr'] / 10)
 
-    def linear(rows, seen, held, seed):
-        probe = probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)
-        return probe(f['test'])
-
-    return {'scratch': scratch, 'random+linear': linear} | {
+    return {'scratch': scratch, 'random+linear': feature_method(f, kind)} | {
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
@@ -347,12 +355,21 @@ def evaluate(
     cfg: dict,
     device: torch.device,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
+    "Fingerprints, networks from scratch and at random, and those of each pretext"
+    methods = fingerprint_methods(splits, cfg) | network_methods(
+        splits, reps, cfg, device)
+    return score_methods(splits, methods, cfg)
+
+# %% ../../nbs/chapters/graphs.ipynb #de2efc83
+def score_methods(
+    splits: MoleculeSplits,
+    methods: dict[str, Callable],
+    cfg: dict,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
     "All methods at all budgets (none: all labels, as budget 0), on the test molecules"
     (y, yv, yt), kind = (splits.part(p)[1] for p in PARTS), splits.mols.kind
     metric, each, mean = METRICS[kind]
     budgets, per_task = choose_budgets(splits, cfg), []
-    methods = fingerprint_methods(splits, cfg) | network_methods(
-        splits, reps, cfg, device)
     known = y.flatten().isfinite().nonzero()[:, 0].numpy()
 
     def draw(y, budget, seed):
@@ -518,6 +535,37 @@ def write_changes(
             fig.savefig(tmp, dpi=150)
         plt.close(fig)
     return table
+
+# %% ../../nbs/chapters/graphs.ipynb #e3642563
+def transfer(
+    rep: Representation,  # of molecules
+    data: str,  # a table of molecules, or bbbp, tox21, sider, hiv, ...
+    smiles_col: str | None = None,  # the table's column of SMILES; None: smiles
+    label_col: str | None = None,  # its columns of labels, with commas between them
+    out: str | None = None,  # folder for the report; None: runs/transfer-TIME
+    seed: int = 0,
+    device: str | None = None,  # None: the best there is
+) -> Report:
+    "Score a representation on labelled molecules, beside fingerprints and chance"
+    start, device, cfg = time.perf_counter(), get_device(device), settings('quick')
+    rep.encoder.to(device)
+    check_options('quick', data, smiles_col, label_col, None)
+    splits = load_splits(cfg, data, smiles_col, label_col, None, seed)
+    check_labels(splits, cfg)
+    with run_folder('transfer', out) as folder:
+        name, kind = rep.card.get('pretext', {}).get('name', 'saved'), splits.mols.kind
+        f = {p: rep.features(splits.part(p)[0]).cpu() for p in PARTS}
+        df, _ = score_methods(splits, fingerprint_methods(splits, cfg) | {
+            'random+linear': feature_method(random_features(rep, splits, device), kind),
+            f'{name}+linear': feature_method(f, kind)}, cfg)
+        mean = df[df.method == f'{name}+linear'].groupby('budget').score.mean()
+        told = {f'{name}+linear@{b}': round(float(v), 4) for b, v in mean.items()}
+        report = Report(
+            recipe='transfer', preset='quick', data=splits.mols.name, seed=seed,
+            device=device_name(device), seconds=seconds_since(start),
+            headline=told | savings(df, f'{name}+linear'), scores=df.to_dict('records'))
+        report.save(folder)
+    return report
 
 # %% ../../nbs/chapters/graphs.ipynb #ac187d31
 def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report:
