@@ -26,7 +26,7 @@ def found(at, files: dict) -> str:
     name, *keys = at
     value = files.get(name)
     for k in keys:
-        value = value.get(k) if value is not None else None
+        value = value[k] if value is not None else None
     return MISSING if value is None else number(value)
 
 
