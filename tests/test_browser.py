@@ -82,6 +82,7 @@ def shoot(tab, page, kind):
 def violations(tab, rules):
     "What axe finds against WCAG, with everything unfolded"
     tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate('document.getAnimations().forEach(a => a.finish())')  # fading in
     found = axe.Axe().run(tab, options={'runOnly': rules})
     return found.generate_report() if found.violations_count else ''
 
