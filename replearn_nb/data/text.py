@@ -508,7 +508,7 @@ def offsets(
     return self.encode([text])[0], spans
 
 # %% ../../nbs/data/text.ipynb #a72c6135
-ENOUGH = 20_000_000  # characters for a vocabulary: more find no better one
+ENOUGH = 20_000_000  # characters that a vocabulary is found in, at most about
 
 
 def train_sentencepieces(
