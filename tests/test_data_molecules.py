@@ -31,6 +31,7 @@ from replearn_nb.data.molecules import (
     read_smi,
     scaffold_split,
     to_pyg,
+    zinc,
 )
 
 Chem = pytest.importorskip('rdkit.Chem')
@@ -309,3 +310,26 @@ def test_moleculenet(name, n, tasks, kind):
     except ReplearnError as e:
         pytest.skip(str(e))
     assert (len(mols), len(mols.tasks), mols.kind) == (n, tasks, kind)
+
+
+def test_zinc_has_each_molecule_once(tmp_path, monkeypatch):
+    (tmp_path/'a.txt').write_text('OCC\nc1ccccc1\n')
+    (tmp_path/'b.txt').write_text('CCO\nC1=CC=CC=C1\nCCN\n')
+    monkeypatch.setattr(molecules, 'fetch', lambda name: [
+        tmp_path/('a.txt' if name == 'zinc_jtnn' else 'b.txt')])
+    assert zinc().smiles == ['CCO', 'c1ccccc1', 'CCN']
+    assert zinc(2).smiles == ['CCO', 'c1ccccc1']
+
+
+def test_bace_and_clintox(tmp_path, monkeypatch):
+    "Tables as their server has them: SMILES in `mol`, other columns beside the labels"
+    (tmp_path/'bace.csv').write_text(
+        'mol,CID,Class,Model,pIC50\nCCO,a,1,Train,9.1\nCCN,b,0,Test,4.2\n')
+    rows = [('CCO', 1, 0), ('CCN', 0, 1)]
+    pd.DataFrame(rows, columns=['smiles', 'FDA_APPROVED', 'CT_TOX']).to_csv(
+        tmp_path/'clintox.csv.gz', index=False)
+    monkeypatch.setattr(molecules, 'fetch', lambda _, file: tmp_path/file)
+    bace, clintox = moleculenet('bace'), moleculenet('clintox')
+    assert bace.tasks == ['Class'] and bace.y.tolist() == [[1], [0]]
+    assert clintox.tasks == ['FDA_APPROVED', 'CT_TOX']
+    assert clintox.y.tolist() == [[1, 0], [0, 1]]

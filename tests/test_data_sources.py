@@ -103,6 +103,20 @@ def test_bar_on_a_screen(server, toy, cache, monkeypatch):
     assert '100%' in screen.getvalue()
 
 
+def test_an_md5_where_no_other_is_published(server, cache, monkeypatch, capsys):
+    md5 = f'md5:{hashlib.md5(BODY).hexdigest()}'
+    for kind in 'wrong', 'right':
+        source = Source('toy/data.bin', f'{server}/{kind}', md5, 0, 'none')
+        monkeypatch.setitem(SOURCES, 'toy', (source,))
+        if kind == 'wrong':
+            assert 'what was downloaded has another md5' in message(fetch, 'toy')
+    assert fetch('toy')[0].read_bytes() == BODY
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f'Fetching {server}/right'
+    (cache/'data.bin').write_bytes(b'half')  # what does not fit is fetched again
+    assert fetch('toy')[0].read_bytes() == BODY
+
+
 @pytest.mark.parametrize('kind, what', [
     ('wrong', 'what was downloaded has another sha256'),
     ('cut', 'the download was cut'),
@@ -200,7 +214,7 @@ def test_github_addresses_are_pinned():
     a, b = github('d', 'o/r/' + 'c' * 40 + '/f', 'MIT', {'x': (1, 'h'), 'y': (2, 'i')})
     url = 'https://raw.githubusercontent.com/o/r/' + 'c' * 40 + '/f/x'
     assert a == Source('d/x', url, 'h', 1, 'MIT')
-    assert (b.path, b.size, b.sha256) == ('d/y', 2, 'i')
+    assert (b.path, b.size, b.checksum) == ('d/y', 2, 'i')
 
 
 def test_data_at_hand_matches_the_table():

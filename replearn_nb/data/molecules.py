@@ -504,6 +504,8 @@ MOLECULENET_FILES = {  # name -> file, SMILES column, label columns (None: other
     'sider': ('sider.csv.gz', 'smiles', None),
     'muv': ('muv.csv.gz', 'smiles', None),
     'hiv': ('HIV.csv', 'smiles', ['HIV_active']),
+    'bace': ('bace.csv', 'mol', ['Class']),
+    'clintox': ('clintox.csv.gz', 'smiles', ['FDA_APPROVED', 'CT_TOX']),
     'esol': ('delaney-processed.csv', 'smiles',
              ['measured log solubility in mols per litre']),
     'freesolv': ('freesolv_original.csv', 'smiles', ['expt']),
@@ -528,10 +530,10 @@ def moleculenet(
 def zinc(
     limit: int | None = None,  # how many at most
 ) -> Molecules:
-    "Distinct SMILES of ZINC: 82,000 by two papers; Hu et al. took 2 million"
+    "Distinct molecules of ZINC, by two papers; Hu et al. took 2 million"
     files = [*fetch('zinc_jtnn'), *fetch('zinc_qed')]
-    smiles = list(dict.fromkeys(s for f in files for s in read_smi(f)))
-    return from_smiles('zinc', smiles[:limit])
+    smiles = canonical([s for f in files for s in read_smi(f)])
+    return from_smiles('zinc', list(dict.fromkeys(smiles))[:limit])
 
 # %% ../../nbs/data/molecules.ipynb #e2a02773
 def _scaffolds(smiles: Sequence[str]) -> list[str]:
