@@ -55,6 +55,11 @@ class Representation:
     ):
         self.encoder, self.preprocessing, self.card = encoder, preprocessing, card or {}
 
+    @property
+    def name(self) -> str:
+        "What it is called in tables: its pretext task, where the card tells"
+        return self.card.get('pretext', {}).get('name', 'representation')
+
     def __repr__(self):
         name, n = type(self.encoder).__name__, self.encoder.num_features
         return f'Representation of {self.preprocessing.kind}: {name}, {n} features'

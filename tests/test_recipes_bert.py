@@ -186,6 +186,39 @@ def test_the_full_preset_small(full, tmp_path):
     assert Representation.load(tmp_path/'run'/'representation').card['scores'] == told
 
 
+def stop_at(monkeypatch, name, call):
+    "Break off when the recipe calls a function of its own the n-th time; the calls"
+    plain, calls = getattr(recipe, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+    monkeypatch.setattr(recipe, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize('name, call, left', [
+    ('finetune', 3, 7), ('_scores', 5, 18 - 4)])
+def test_scores_that_are_there_are_not_measured_again(
+        full, tmp_path, monkeypatch, name, call, left):
+    "Stopped among the labels, or among names and answers"
+    monkeypatch.setitem(recipe.PRESETS['full'], 'trained_draws', 3)
+    whole = recipe.run('full', out=tmp_path/'whole', device='cpu')
+    with monkeypatch.context() as m:
+        calls = stop_at(m, name, call)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.run('full', out=tmp_path/'cut', device='cpu')
+        assert len(calls) == call
+    calls = stop_at(monkeypatch, name, 0)
+    again = recipe.run('full', out=tmp_path/'cut', device='cpu')
+    assert len(calls) == left
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert again.headline == whole.headline
+    assert not list((tmp_path/'cut').glob('*-*.csv'))
+
+
 def test_more_labels_get_more_steps(full, monkeypatch):
     "Three epochs of all, not fewer than the preset's steps"
     seen = []

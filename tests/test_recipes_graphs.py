@@ -245,19 +245,45 @@ def test_full_run(few, tmp_path):
     assert seeds['fingerprint+linear'] == seeds['random+linear'] == 1
     mean = table.groupby('method').score.mean()
     told, name = report.headline, 'supervised+context+finetune'
-    assert told['gain'] == pytest.approx(mean[name] - mean['scratch'], abs=1e-4)
-    assert told['gain_low'] < told['gain'] < told['gain_high']
+    gain, low, high = (told[f'gain on their mean{k}'] for k in ('', ', low', ', high'))
+    assert gain == pytest.approx(mean[name] - mean['scratch'], abs=1e-4)
+    assert low < gain < high
     each = [told[f'{name} on {s}'] for s in graphs.MEASURED]
     assert mean[name] == pytest.approx(sum(each) / 4, abs=1e-4)
     changed = pd.read_csv(tmp_path/'r'/'changes.csv')
-    assert set(changed.task) == {*sets, 'mean'} and len(changed) == 10
+    assert set(changed.task) == {*sets, 'their mean'} and len(changed) == 10
     for file in 'figure.png', 'changes.png':
         assert (tmp_path/'r'/file).stat().st_size > 500
     assert not plt.get_fignums()
-    assert sentences(report)[0].startswith('gain: ')
+    assert sentences(report)[0].startswith('gain on bbbp: ')
     rep = Representation.load(tmp_path/'r'/'representation')
     held = [s for mols in sets.values() for s in split(mols).held]
     assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
+
+
+def test_a_full_run_that_was_stopped_goes_on(few, tmp_path, monkeypatch):
+    "In the third of four data sets: nothing is learned or measured again"
+    whole = run('full', out=str(tmp_path/'whole'), device='cpu', epochs=1)
+    plain, calls, stop = graphs.finetune_tasks, [], 15
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(graphs, 'finetune_tasks', counted)
+    with pytest.raises(KeyboardInterrupt):
+        run('full', out=str(tmp_path/'cut'), device='cpu', epochs=1)
+    again = run('full', out=str(tmp_path/'cut'), device='cpu', epochs=1)
+    assert len(calls) == 1 + 4 * 2 * 3  # the one that was stopped; sets, seeds, methods
+    pd.testing.assert_frame_equal(again.table, whole.table)
+    assert again.headline == whole.headline
+    left = {p.name for p in (tmp_path/'cut').iterdir()}
+    assert left == {'report.json', 'figure.png', 'representation', 'others',
+                    'changes.csv', 'changes.png', 'scores.csv'}
+    each = pd.read_csv(tmp_path/'cut'/'scores.csv')
+    assert set(each.task) == set(graphs.MEASURED)
 
 
 def test_labels_that_are_numbers(short, tmp_path):

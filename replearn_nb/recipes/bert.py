@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'VARIANTS', 'PARTS', 'settings', 'load_splits', 'make_encoder', 'make_learner', 'keep', 'layer_features',
-           'text_probe', 'frozen_methods', 'pretext', 'trained_methods', 'make_methods', 'evaluate', 'headline',
-           'names_and_answers', 'task_headline', 'published', 'run', 'measure', 'to_compare', 'transfer']
+           'text_probe', 'token_ids', 'frozen_methods', 'trained_methods', 'make_methods', 'evaluate', 'headline',
+           'names_and_answers', 'published', 'run', 'measure', 'to_compare', 'transfer']
 
 # %% ../../nbs/chapters/bert.ipynb #b39e8fea
 import math
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fastai.learner import Learner
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.entities import TaggedSplits, wikiann, wnut17
 from ..data.questions import QuestionSplits, squad
@@ -26,9 +27,9 @@ from ..pretext.base import precision_cbs, pretrain
 from ..representation import Representation, from_hub
 from ..transfer.finetune import finetune, train_from_scratch
 from ..transfer.probes import probe_method
-from ..transfer.report import Report, device_name, seconds_since
+from ..transfer.report import Report, device_name, scores_file, seconds_since
 from ..transfer.spans import finetune_spans, mean_exact_match, mean_f1
-from ..transfer.tasks import changes
+from ..transfer.tasks import gains
 from ..transfer.tokens import entity_f1, finetune_tokens
 from ..transfer.words import tfidf_method
 from replearn_nb.core import (
@@ -60,6 +61,7 @@ from replearn_nb.transfer.labels import (
     LabelTask,
     affordable,
     label_efficiency,
+    mean_scores,
     savings,
 )
 
@@ -180,19 +182,24 @@ def layer_features(
 # %% ../../nbs/chapters/bert.ipynb #5c033cb8
 def text_probe(
     encoder: nn.Module,
-    pre: TextPreprocessing,
+    x: dict[str, Tensor],  # of each part: (n, length) token ids
     splits: TextSplits,
 ) -> Callable:  # (labelled, seed) -> classes of the test texts
     "Method: a linear probe on the mean over tokens or on [CLS], whichever is better"
-    x = {p: pre.prepare(splits.part(p)[0]) for p in PARTS}
     f = [{p: layer_features(encoder, x[p], pool)[-1] for p in PARTS}
          for pool in ('mean', 'cls')]
     y = {p: splits.part(p)[1] for p in PARTS}
     return probe_method(*f, y=y, n_classes=splits.n_classes)
 
 
+def token_ids(rep: Representation, splits: TextSplits) -> dict[str, Tensor]:
+    "What the representation's encoder reads, of each part"
+    return {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
+
+
 def frozen_methods(
     rep: Representation,
+    x: dict[str, Tensor],  # from `token_ids`
     splits: TextSplits,
     device: torch.device,
 ) -> dict:  # name -> method
@@ -200,14 +207,8 @@ def frozen_methods(
     with local_seed(0, 1):
         random = rep.untrained().to(device)
     return {'tfidf+linear': tfidf_method(splits),
-            'random+linear': text_probe(random, rep.preprocessing, splits),
-            f'{pretext(rep)}+linear': text_probe(
-                rep.encoder, rep.preprocessing, splits)}
-
-
-def pretext(rep: Representation) -> str:
-    "What a representation is called in a table"
-    return rep.card.get('pretext', {}).get('name', 'published')
+            'random+linear': text_probe(random, x, splits),
+            f'{rep.name}+linear': text_probe(rep.encoder, x, splits)}
 
 
 PARTS = 'train', 'valid', 'test'
@@ -215,12 +216,12 @@ PARTS = 'train', 'valid', 'test'
 # %% ../../nbs/chapters/bert.ipynb #3637fa76
 def trained_methods(
     rep: Representation,
+    x: dict[str, Tensor],  # from `token_ids`
     splits: TextSplits,
     cfg: dict,
     device: torch.device,
 ) -> dict:  # name -> method
     "The whole network trained on the labels: from scratch, and from the representation"
-    x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
     y = {p: splits.part(p)[1] for p in PARTS}
 
     def train(fit, net, labelled, seed, **rates):
@@ -233,7 +234,7 @@ def trained_methods(
 
     return {'scratch': partial(train, train_from_scratch, rep.untrained,
                                lr=cfg['scratch_lr']),
-            f'{pretext(rep)}+finetune': partial(
+            f'{rep.name}+finetune': partial(
                 train, finetune, rep.encoder, lr=cfg['head_lr'],
                 encoder_lr=cfg['encoder_lr'])}
 
@@ -246,15 +247,15 @@ def make_methods(
     other: Representation | None = None,  # a published one, to compare
 ) -> dict:  # name -> method
     "All that is compared"
-    methods = frozen_methods(rep, splits, device) | trained_methods(
-        rep, splits, cfg, device)
+    x = token_ids(rep, splits)
+    methods = frozen_methods(rep, x, splits, device) | trained_methods(
+        rep, x, splits, cfg, device)
     if other is not None:  # at the paper's learning rate (A.3)
         paper = cfg | dict(head_lr=1e-3, encoder_lr=3e-5)
         other.encoder.to(device)
-        methods['published+linear'] = text_probe(
-            other.encoder, other.preprocessing, splits)
-        trained = trained_methods(other, splits, paper, device)
-        methods['published+finetune'] = trained['published+finetune']
+        x, tuned = token_ids(other, splits), f'{other.name}+finetune'
+        methods[f'{other.name}+linear'] = text_probe(other.encoder, x, splits)
+        methods[tuned] = trained_methods(other, x, splits, paper, device)[tuned]
     return methods
 
 # %% ../../nbs/chapters/bert.ipynb #f4994807
@@ -262,17 +263,19 @@ def evaluate(
     methods: dict,  # from `make_methods`
     splits: TextSplits,
     cfg: dict,
+    file: Path | None = None,  # a CSV of scores to go on from
 ) -> pd.DataFrame:  # method, budget, seed, score
     "Label efficiency of all methods, on the test texts"
     y = [splits.part(p)[1] for p in PARTS]
     budgets = affordable(y[0], cfg['budgets'], splits.texts.classes)
     trained = {m for m in methods if m == 'scratch' or m.endswith('+finetune')}
     draws = {m: cfg['trained_draws' if m in trained else 'draws'] for m in methods}
-    few = label_efficiency(LabelTask(*y), methods, [b for b in budgets if b], draws)
+    score = partial(label_efficiency, LabelTask(*y), methods, file=file)
+    few = score([b for b in budgets if b], draws)
     if 0 not in budgets:
         return few
     draws |= dict.fromkeys(set(methods) - trained, 1)  # all labels: one draw there is
-    return pd.concat([few, label_efficiency(LabelTask(*y), methods, [0], draws)])
+    return pd.concat([few, score([0], draws)])
 
 # %% ../../nbs/chapters/bert.ipynb #0ede3d79
 def headline(
@@ -311,35 +314,30 @@ def names_and_answers(
     cfg: dict,
     device: torch.device,
     seeds: int = 3,
+    file: Path | None = None,  # a CSV of scores to go on from
 ) -> pd.DataFrame:  # method, task, seed, score
     "Fine-tuned, and the same network from scratch"
     pre, rows = TextPreprocessing(rep.preprocessing.tok, cfg['max_len']), []
-    common = dict(steps=cfg['steps'], bs=32, device=device)
-    for splits in sets:
-        for seed in range(seeds):
-            with local_seed(seed, 2):
-                new = rep.untrained()
-            for method, net, lr, encoder_lr in (
-                    ('scratch', new, cfg['scratch_lr'], cfg['scratch_lr']),
-                    ('bert+finetune', rep.encoder, cfg['head_lr'], cfg['encoder_lr'])):
-                scores = _scores(net, pre, splits, lr=lr, encoder_lr=encoder_lr,
-                                 seed=seed, **common,
-                                 cbs=precision_cbs(cfg['precision'], device))
-                rows += [(method, f'{splits.name} {k}', seed, v)
-                         for k, v in scores.items()]
-    return pd.DataFrame(rows, columns=['method', 'task', 'seed', 'score'])
-
-# %% ../../nbs/chapters/bert.ipynb #8571a473
-def task_headline(
-    df: pd.DataFrame,  # from `names_and_answers`
-) -> dict[str, float]:
-    "Means over seeds, and what pre-training brings, with its 95% interval"
-    mean = df.groupby(['task', 'method'], sort=False).score.mean()
-    told = {f'{method} on {task}': v for (task, method), v in mean.items()}
-    for row in changes(df).itertuples():
-        told |= {f'gain on {row.task}': row.change, f'gain on {row.task}, low': row.low,
-                 f'gain on {row.task}, high': row.high}
-    return {k: round(float(v), 4) for k, v in told.items()}
+    if file and file.exists():
+        rows = pd.read_csv(file).to_dict('records')
+    done = {(row['method'], row['task'].rsplit(' ', 1)[0], row['seed']) for row in rows}
+    methods = 'scratch', 'bert+finetune'
+    for splits, seed, method in product(sets, range(seeds), methods):
+        if (method, splits.name, seed) in done:
+            continue
+        with local_seed(seed, 2):
+            net = rep.untrained() if method == 'scratch' else rep.encoder
+        rates = [cfg['scratch_lr']] * 2 if method == 'scratch' else [
+            cfg['head_lr'], cfg['encoder_lr']]
+        scores = _scores(net, pre, splits, lr=rates[0], encoder_lr=rates[1], seed=seed,
+                         steps=cfg['steps'], bs=32, device=device,
+                         cbs=precision_cbs(cfg['precision'], device))
+        rows += [dict(method=method, task=f'{splits.name} {k}', seed=seed, score=v)
+                 for k, v in scores.items()]
+        if file:
+            with atomic_path(file) as tmp:
+                pd.DataFrame(rows).to_csv(tmp, index=False)
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/chapters/bert.ipynb #65090157
 def published(
@@ -365,7 +363,7 @@ def published(
     encoder, tok = from_hf(model)[0], WordPieces((folder/'vocab.txt').read_bytes())
     tok.must_fit(encoder)
     return Representation(encoder.eval(), TextPreprocessing(tok, max_len),
-                          dict(data=dict(name=name)))
+                          dict(pretext=dict(name='published'), data=dict(name=name)))
 
 # %% ../../nbs/chapters/bert.ipynb #d76b6320
 def run(
@@ -421,13 +419,15 @@ def measure(
     other, sets = others
     df = pd.DataFrame(columns=['method', 'budget', 'seed', 'score'])
     if len(splits.train):
-        df = evaluate(make_methods(rep, splits, cfg, device, other), splits, cfg)
+        df = evaluate(make_methods(rep, splits, cfg, device, other), splits, cfg,
+                      scores_file(folder, rep))
     told = headline(df, rep)
     if sets:
-        tasks = names_and_answers(rep, sets, cfg, device)
+        tasks = names_and_answers(
+            rep, sets, cfg, device, file=scores_file(folder, rep, 'tasks'))
         with atomic_path(folder/'names_and_answers.csv') as tmp:
             tasks.to_csv(tmp, index=False)
-        told |= task_headline(tasks)
+        told |= gains(tasks, 'bert+finetune')
     return df, told
 
 
@@ -460,14 +460,12 @@ def transfer(
                             'them, or put the texts of each class into a folder')
     with run_folder('transfer', out) as folder:
         cfg = settings('quick', budgets=(1, 2, 5, 20, 100))
-        df = evaluate(frozen_methods(rep, splits, device), splits, cfg)
-        name = f'{pretext(rep)}+linear'
-        mean = df[df.method == name].groupby('budget').score.mean()
-        told = {f'{name}@{b}': round(v, 4) for b, v in mean.items()}
+        methods = frozen_methods(rep, token_ids(rep, splits), splits, device)
+        df, name = evaluate(methods, splits, cfg), f'{rep.name}+linear'
         report = Report(
             recipe='transfer', preset='quick', data=splits.name, seed=seed,
             device=device_name(device), seconds=seconds_since(start),
-            headline=told | savings(df, name),
+            headline=mean_scores(df, name) | savings(df, name),
             scores=df.assign(metric='accuracy').to_dict('records'))
         report.save(folder)
     return report

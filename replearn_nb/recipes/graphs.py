@@ -6,7 +6,8 @@
 __all__ = ['PARTS', 'LEAST', 'PRESETS', 'MEASURED', 'settings', 'MoleculeSplits', 'split', 'without', 'check_sizes',
            'step_learner', 'new_encoder', 'pretrain_all', 'fingerprint_methods', 'random_features', 'feature_method',
            'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate', 'score_methods', 'headline',
-           'own_table', 'check_options', 'load_splits', 'run', 'keep', 'write_changes', 'transfer', 'run_full']
+           'own_table', 'check_options', 'load_splits', 'run', 'save_all', 'finish', 'write_changes', 'transfer',
+           'compare_sets', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
@@ -27,8 +28,7 @@ from torch import Tensor, nn
 from ..encoders.gin import gin
 from ..pretext.base import pretrain
 from ..representation import Representation
-from ..transfer.labels import LabelTask, label_efficiency, savings
-from ..transfer.report import Report, device_name, seconds_since
+from ..transfer.report import Report, device_name, scores_file, seconds_since
 from replearn_nb.core import (
     ReplearnError,
     atomic_path,
@@ -63,11 +63,18 @@ from replearn_nb.pretext.graphs import (
     context_learner,
     supervised_learner,
 )
+from replearn_nb.transfer.labels import (
+    LabelTask,
+    label_efficiency,
+    mean_scores,
+    savings,
+)
 from replearn_nb.transfer.tasks import (
     METRICS,
     changes,
     draw_entries,
     finetune_tasks,
+    gains,
     only,
     plot_changes,
     probe_tasks,
@@ -145,14 +152,14 @@ def check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
 PRESETS = dict(
     quick=dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
-        dropout=0., steps=24, tune_lr=3e-3, probe_first=True, budgets=(5, 20), draws=5,
-        forest=30, jobs=None,
+        dropout=0., steps=24, tune_epochs=0, checks=3, tune_lr=3e-3, probe_first=True,
+        budgets=(5, 20), draws=5, forest=30, jobs=None,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
-        dropout=.5, steps=None, tune_lr=1e-3, probe_first=False, budgets=(), draws=10,
-        forest=500, jobs=-1,
+        dropout=.5, steps=0, tune_epochs=100, checks=20, tune_lr=1e-3,
+        probe_first=False, budgets=(), draws=10, forest=100, jobs=-1,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'))
 MEASURED = 'bbbp', 'tox21', 'sider', 'toxcast'  # the data sets of `full`
@@ -283,10 +290,10 @@ def network_methods(
     f = random_features(first, splits, device)
 
     def train(net, rows, seen, held, seed, **kwargs):
-        steps = cfg['steps'] or 100 * -(-len(rows) // 32)  # the paper's 100 epochs
+        steps = cfg['steps'] or cfg['tune_epochs'] * -(-len(rows) // 32)
         fitted = finetune_tasks(
-            net, g[rows], seen, gv, held, steps, seed=seed, checks=3, kind=kind,
-            dropout=cfg['dropout'], device=device, **kwargs)
+            net, g[rows], seen, gv, held, steps, seed=seed, checks=cfg['checks'],
+            kind=kind, dropout=cfg['dropout'], device=device, **kwargs)
         return fitted.predict(gt)
 
     def scratch(rows, seen, held, seed):
@@ -354,18 +361,20 @@ def evaluate(
     reps: dict[str, Representation],
     cfg: dict,
     device: torch.device,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
+    file: Path | None = None,  # a CSV of scores to go on from
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task measured now
     "Fingerprints, networks from scratch and at random, and those of each pretext"
     methods = fingerprint_methods(splits, cfg) | network_methods(
         splits, reps, cfg, device)
-    return score_methods(splits, methods, cfg)
+    return score_methods(splits, methods, cfg, file)
 
 # %% ../../nbs/chapters/graphs.ipynb #de2efc83
 def score_methods(
     splits: MoleculeSplits,
     methods: dict[str, Callable],
     cfg: dict,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
+    file: Path | None = None,  # a CSV of scores to go on from
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task measured now
     "All methods at all budgets (none: all labels, as budget 0), on the test molecules"
     (y, yv, yt), kind = (splits.part(p)[1] for p in PARTS), splits.mols.kind
     metric, each, mean = METRICS[kind]
@@ -383,11 +392,13 @@ def score_methods(
                         zip(splits.mols.tasks, each(yt, prediction), strict=True))
         return prediction
 
-    task = LabelTask(y, yv, yt, mean, metric, draw)
-    seeds = {k: 1 if not budgets and k.endswith('linear') else cfg['draws']
-             for k in methods}  # of all labels a line learns the same again
-    df = label_efficiency(task, {k: partial(remember, k) for k in methods},
-                          budgets or [0], seeds)
+    seeds = dict.fromkeys(methods, cfg['draws'])
+    if not budgets:  # of all labels a line learns the same again, a forest nearly
+        seeds |= {k: 1 for k in methods if k.endswith('linear')}
+        seeds |= {k: min(3, cfg['draws']) for k in methods if k.endswith('forest')}
+    df = label_efficiency(
+        LabelTask(y, yv, yt, mean, metric, draw),
+        {k: partial(remember, k) for k in methods}, budgets or [0], seeds, file=file)
     return df.assign(metric=metric), pd.DataFrame(
         per_task, columns='method task budget seed score'.split())
 
@@ -492,28 +503,33 @@ def run(
             cfg |= dict(budgets=(5, 20, 100))
         check_labels(splits, cfg)
         reps = pretrain_all(splits.unlabelled, cfg, device, seed, folder)
+        save_all(reps, folder)
         pretrained = time.perf_counter() - start
         df, per_task = evaluate(splits, reps, cfg, device)
-        told = headline(df, per_task, cfg['pretexts'])
-        keep(reps, told, folder)
         report = Report(
             recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
-            device=device_name(device), headline=told,
+            device=device_name(device),
+            headline=headline(df, per_task, cfg['pretexts']),
             seconds=seconds_since(start, pretrained),
             scores=df.to_dict('records'))
         write_changes(per_task[per_task.budget == df.budget.min()], folder,
                       df.metric[0])
-        report.save(folder)
+        finish(report, reps, folder)
     return report
 
 # %% ../../nbs/chapters/graphs.ipynb #c9aab551
-def keep(reps: dict[str, Representation], told: dict, folder: Path):
+def save_all(reps: dict[str, Representation], folder: Path):
     "Save the last representation (the combined one), and the others beside it"
     *others, last = reps
-    reps[last].card['scores'] = told
-    reps[last].save(folder/'representation')
     for name in others:
         reps[name].save(folder/'others'/name)
+    reps[last].save(folder/'representation')
+
+
+def finish(report: Report, reps: dict[str, Representation], folder: Path):
+    "Save the report; take away what a run goes on from"
+    *_, last = reps.values()
+    report.finish(last, folder)
     for left in folder.glob('checkpoint-*/checkpoint.pt'):
         left.unlink()
         left.parent.rmdir()
@@ -553,19 +569,32 @@ def transfer(
     splits = load_splits(cfg, data, smiles_col, label_col, None, seed)
     check_labels(splits, cfg)
     with run_folder('transfer', out) as folder:
-        name, kind = rep.card.get('pretext', {}).get('name', 'saved'), splits.mols.kind
+        name, kind = f'{rep.name}+linear', splits.mols.kind
         f = {p: rep.features(splits.part(p)[0]).cpu() for p in PARTS}
         df, _ = score_methods(splits, fingerprint_methods(splits, cfg) | {
             'random+linear': feature_method(random_features(rep, splits, device), kind),
-            f'{name}+linear': feature_method(f, kind)}, cfg)
-        mean = df[df.method == f'{name}+linear'].groupby('budget').score.mean()
-        told = {f'{name}+linear@{b}': round(float(v), 4) for b, v in mean.items()}
+            name: feature_method(f, kind)}, cfg)
         report = Report(
             recipe='transfer', preset='quick', data=splits.mols.name, seed=seed,
             device=device_name(device), seconds=seconds_since(start),
-            headline=told | savings(df, f'{name}+linear'), scores=df.to_dict('records'))
+            headline=mean_scores(df, name) | savings(df, name),
+            scores=df.to_dict('records'))
         report.save(folder)
     return report
+
+# %% ../../nbs/chapters/graphs.ipynb #1d99849c
+def compare_sets(
+    scores: pd.DataFrame,  # method, budget, seed, score, task: the data set
+    folder: Path,  # for scores.csv, changes.csv and changes.png
+) -> tuple[pd.DataFrame, dict[str, float]]:  # means over the sets; the headline
+    "What each pretext changes on each data set, and what the last one brings"
+    mean = scores.groupby(['method', 'budget', 'seed'], sort=False, as_index=False)
+    mean = mean.score.mean()
+    with atomic_path(folder/'scores.csv') as tmp:
+        scores.to_csv(tmp, index=False)
+    both = pd.concat([scores, mean.assign(task='their mean')])
+    last = write_changes(both, folder).method.iloc[-1]
+    return mean.assign(metric='ROC-AUC'), gains(both, last)
 
 # %% ../../nbs/chapters/graphs.ipynb #ac187d31
 def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report:
@@ -574,25 +603,17 @@ def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report
     held = [s for splits in sets.values() for s in splits.held]
     more = without(zinc(cfg['molecules']), held)
     reps = pretrain_all(more, cfg, device, seed, folder)
+    save_all(reps, folder)
     pretrained, found = time.perf_counter() - start, []
     for name, splits in sets.items():
-        df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device)
+        file = scores_file(folder, reps[cfg['pretexts'][-1]], name)
+        df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device, file)
         found.append(df.assign(task=name))
-    scores = pd.concat(found)
-    mean = scores.groupby(['method', 'budget', 'seed'], sort=False, as_index=False)
-    mean = mean.score.mean()
-    table = write_changes(pd.concat([scores, mean.assign(task='mean')]), folder)
-    combined = table[table.task == 'mean'].iloc[-1]
-    told = dict(gain=combined.change, gain_low=combined.low, gain_high=combined.high)
-    each = scores.groupby(['task', 'method']).score.mean()
-    for (task, method), score in each.items():
-        told[f'{method} on {task}'] = score
-    told = {k: round(float(v), 4) for k, v in told.items()}
-    keep(reps, told, folder)
+    mean, told = compare_sets(pd.concat(found), folder)
     report = Report(
         recipe='graphs', preset='full', data='zinc, MoleculeNet', seed=seed,
         device=device_name(device), headline=told,
         seconds=seconds_since(start, pretrained),
-        scores=mean.assign(metric='ROC-AUC').to_dict('records'))
-    report.save(folder)
+        scores=mean.to_dict('records'))
+    finish(report, reps, folder)
     return report

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'settings', 'PARTS', 'load_splits', 'make_encoder', 'make_views', 'make_learner', 'keep', 'random_encoder',
-           'frozen_methods', 'pretext', 'nearest', 'trained_methods', 'evaluate', 'headline', 'run', 'score_and_report',
-           'measure', 'monitor_score', 'transfer']
+           'frozen_methods', 'nearest', 'trained_methods', 'evaluate', 'headline', 'run', 'score_and_report', 'measure',
+           'monitor_score', 'transfer']
 
 # %% ../../nbs/chapters/simclr.ipynb #b9f5a5bf
 import os
 import time
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -25,7 +26,7 @@ from ..pretext.simclr import simclr_learner
 from ..pretext.views import digit_views, simclr_views
 from ..representation import Representation
 from ..transfer.finetune import finetune, train_from_scratch
-from ..transfer.report import Report, device_name, seconds_since
+from ..transfer.report import Report, device_name, scores_file, seconds_since
 from replearn_nb.core import (
     ReplearnError,
     choose_settings,
@@ -47,6 +48,7 @@ from replearn_nb.transfer.labels import (
     LabelTask,
     affordable,
     label_efficiency,
+    mean_scores,
     savings,
 )
 from replearn_nb.transfer.probes import (
@@ -175,7 +177,7 @@ def frozen_methods(
     device: torch.device,
 ) -> dict:  # name -> method
     "Probes on frozen features: raw pixels, a random network, the representation"
-    name = pretext(rep)
+    name = rep.name
     x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
     y = {p: splits.part(p)[1].to(device) for p in PARTS}
     inputs = {'raw': lambda x: rep.preprocessing.normalise(x).flatten(1),
@@ -189,11 +191,6 @@ def frozen_methods(
                 2, f['train'].shape[1])
         methods[f'{source}+linear'] = probe_method(f, y=y, n_classes=splits.n_classes)
     return methods | {f'{name}+knn': partial(nearest, f, y, splits.n_classes)}
-
-
-def pretext(rep: Representation) -> str:
-    "What a representation is called in a table"
-    return rep.card.get('pretext', {}).get('name', 'representation')
 
 
 PARTS = 'unlabelled', 'train', 'valid', 'test'
@@ -230,7 +227,7 @@ def trained_methods(
                           seed=seed, **common)
         return fitted.predict(xt)
 
-    return {'scratch': scratch, f'{pretext(rep)}+finetune': tuned}
+    return {'scratch': scratch, f'{rep.name}+finetune': tuned}
 
 # %% ../../nbs/chapters/simclr.ipynb #a70c5f50
 def evaluate(
@@ -238,6 +235,7 @@ def evaluate(
     splits: ImageSplits,
     cfg: dict,
     device: torch.device,
+    file: Path | None = None,  # a CSV of scores to go on from
 ) -> pd.DataFrame:  # method, budget, seed, score
     "Label efficiency of all methods, on the test images"
     y = {p: splits.part(p)[1] for p in ('train', 'valid', 'test')}
@@ -247,7 +245,7 @@ def evaluate(
     trained = trained_methods(rep, splits, cfg, device) if cfg['trained_draws'] else {}
     draws = dict.fromkeys(frozen, cfg['draws']) | dict.fromkeys(
         trained, cfg['trained_draws'])
-    return label_efficiency(task, frozen | trained, budgets, draws)
+    return label_efficiency(task, frozen | trained, budgets, draws, file=file)
 
 # %% ../../nbs/chapters/simclr.ipynb #f5e14d85
 def headline(
@@ -257,13 +255,10 @@ def headline(
     device: torch.device,
 ) -> dict[str, float]:
     "The numbers that one would tell somebody"
-    mean = df.groupby(['method', 'budget']).score.mean()
-    probe = f'{pretext(rep)}+linear'
-    said = {f'{probe}@{b}': round(float(mean[probe, b]), 4)
-            for b in sorted(set(df.budget))}
+    probe = f'{rep.name}+linear'
     tuned = probe.replace('+linear', '+finetune')
     best = tuned if tuned in set(df.method) else probe  # the most that labels can do
-    said |= savings(df, best)
+    said = mean_scores(df, probe) | savings(df, best)
     x = {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS[1:]}
     f = {p: rep.features(x[p]) for p in x}
     y = {p: splits.part(p)[1].to(device) for p in x}
@@ -311,26 +306,36 @@ def run(
         rep.save(folder/'representation')
         start = min(start, learn.began)  # that of a run that goes on lies far back
         pretrained = time.perf_counter() - start
-        report = score_and_report(rep, splits, cfg, device, start, pretrained,
-                                  recipe='simclr', preset=preset, seed=seed)
+        report = score_and_report(
+            rep, splits, cfg, device, start, pretrained, scores_file(folder, rep),
+            recipe='simclr', preset=preset, seed=seed)
         report.finish(rep, folder)
     return report
 
 # %% ../../nbs/chapters/simclr.ipynb #75210698
-def score_and_report(rep, splits, cfg, device, start, pretrained=0., **facts) -> Report:
-    "Label efficiency and its report; `start` and `pretrained` are seconds"
-    df, told = measure(rep, splits, cfg, device)
+def score_and_report(
+    rep: Representation,
+    splits: ImageSplits,
+    cfg: dict,
+    device: torch.device,
+    start: float,  # when the run began, by `time.perf_counter`
+    pretrained: float = 0.,  # seconds of pre-training
+    file: Path | None = None,  # a CSV of scores to go on from
+    **facts,  # for the report: recipe, preset, seed
+) -> Report:
+    "Label efficiency and its report"
+    df, told = measure(rep, splits, cfg, device, file)
     return Report(
         data=splits.name, device=device_name(device), headline=told,
         seconds=seconds_since(start, pretrained),
         scores=df.assign(metric='accuracy').to_dict('records'), **facts)
 
 # %% ../../nbs/chapters/simclr.ipynb #04bc3ab5
-def measure(rep, splits, cfg, device) -> tuple[pd.DataFrame, dict]:
+def measure(rep, splits, cfg, device, file=None) -> tuple[pd.DataFrame, dict]:
     "Label efficiency and headline, or neither where images have no labels"
     if not len(splits.train):
         return pd.DataFrame(columns=['method', 'budget', 'seed', 'score']), {}
-    df = evaluate(rep, splits, cfg, device)
+    df = evaluate(rep, splits, cfg, device, file)
     return df, headline(df, rep, splits, device)
 
 

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'PRETRAINED', 'PLAIN', 'as_array', 'accuracy', 'draw_per_class', 'draw_rows', 'LabelTask', 'is_baseline',
-           'label_efficiency', 'summary', 'labels_needed', 'labels_saved', 'best_saving', 'savings', 'affordable',
-           'plot_label_efficiency']
+           'label_efficiency', 'summary', 'labels_needed', 'labels_saved', 'best_saving', 'savings', 'mean_scores',
+           'affordable', 'plot_label_efficiency']
 
 # %% ../../nbs/transfer/labels.ipynb #0774ea26
+import csv
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from sklearn.isotonic import isotonic_regression
 
-from ..core import ReplearnError, local_seed, track
+from ..core import ReplearnError, atomic_path, local_seed, track
 
 # %% ../../nbs/transfer/labels.ipynb #daefd72c
 def as_array(
@@ -107,6 +109,7 @@ def label_efficiency(
     budgets: list[int],  # labels a class
     seeds: int | dict[str, int] = 10,  # draws a budget: for all methods, or for each
     progress: bool = True,  # show how far it is
+    file: str | Path | None = None,  # a CSV of scores to go on from; None: none is kept
 ) -> pd.DataFrame:  # method, budget, seed, score
     "The score of every method at every budget, for several draws of the labels"
     if not isinstance(seeds, dict):
@@ -116,16 +119,45 @@ def label_efficiency(
     plan = [(m, b, s) for m in methods for b in budgets for s in range(seeds[m])]
     draws = {bs: task.draw(*bs) for bs in dict.fromkeys((b, s) for _, b, s in plan)}
     bar = track('label efficiency', len(plan)) if progress else nullcontext()
-    rows = []
+    scores = _read_scores(file) if file else {}
     with bar:
-        for name, budget, seed in plan:
-            with local_seed(seed, budget):  # the same score in any company
-                prediction = methods[name](draws[budget, seed], seed)
-            score = _score(task, prediction, f'{name} at {budget} labels, draw {seed}')
-            rows.append((name, budget, seed, score))
+        for key in plan:
+            name, budget, seed = key
+            if key not in scores:
+                with local_seed(seed, budget):  # the same score in any company
+                    prediction = methods[name](draws[budget, seed], seed)
+                who = f'{name} at {budget} labels, draw {seed}'
+                scores[key] = _score(task, prediction, who)
+                if file:
+                    _write_scores(scores, file)
             if progress:
-                bar.update(score=score)
+                bar.update(score=scores[key])
+    return _as_table({key: scores[key] for key in plan})
+
+# %% ../../nbs/transfer/labels.ipynb #5a1bfb04
+def _as_table(scores: dict[tuple, float]) -> pd.DataFrame:
+    "(method, budget, seed) -> score, as rows"
+    rows = [(*key, score) for key, score in scores.items()]
     return pd.DataFrame(rows, columns=['method', 'budget', 'seed', 'score'])
+
+
+def _write_scores(scores: dict[tuple, float], file: str | Path):
+    "All at once, so that a kill leaves the scores that were there"
+    with atomic_path(file) as tmp:
+        _as_table(scores).to_csv(tmp, index=False)
+
+
+def _read_scores(file: str | Path) -> dict[tuple, float]:
+    "The scores of a run that was stopped; none, if there is no such file"
+    if not Path(file).exists():
+        return {}
+    try:
+        with open(file, newline='') as f:
+            return {(row['method'], int(row['budget']), int(row['seed'])):
+                    float(row['score']) for row in csv.DictReader(f)}
+    except (KeyError, ValueError, TypeError, OSError) as e:
+        raise ReplearnError(f'{file} holds no scores to go on from: delete it to '
+                            'measure them anew') from e
 
 # %% ../../nbs/transfer/labels.ipynb #fbe52bad
 def _score(task: LabelTask, prediction, who: str) -> float:
@@ -250,6 +282,15 @@ def savings(
     saved = labels_saved(df, method).set_index('budget').ratio
     return {f'labels_saved@{b}': round(float(r), 2) for b, r in saved.items()
             if round(r, 4) != 1}
+
+
+def mean_scores(
+    df: pd.DataFrame,  # method, budget, seed, score
+    method: str,
+) -> dict[str, float]:  # 'METHOD@BUDGET' -> mean score
+    "A method's mean at each budget, for a headline"
+    mean = df[df.method == method].groupby('budget').score.mean()
+    return {f'{method}@{b}': round(float(score), 4) for b, score in mean.items()}
 
 
 def affordable(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'task_scores', 'mean_roc_auc', 'minus_rmse', 'mean_minus_rmse', 'draw_entries', 'only', 'probe_tasks',
-           'TunedTasks', 'finetune_tasks', 'changes', 'plot_changes']
+           'TunedTasks', 'finetune_tasks', 'changes', 'gains', 'plot_changes']
 
 # %% ../../nbs/transfer/tasks.ipynb #208a5e8f
 import copy
@@ -253,6 +253,21 @@ def changes(
                 mean = d.mean()
                 rows.append((method, task, mean, mean - half, mean + half, len(d)))
     return pd.DataFrame(rows, columns='method task change low high seeds'.split())
+
+# %% ../../nbs/transfer/tasks.ipynb #c3f13439
+def gains(
+    df: pd.DataFrame,  # method, task, seed, score
+    method: str,  # with pre-training
+    baseline: str = 'scratch',  # without
+) -> dict[str, float]:  # for a report's headline
+    "What pre-training brings on each task, with its 95% interval; all means"
+    table = changes(df[df.method.isin([method, baseline])], baseline)
+    told = {f'gain on {row.task}{which}': value for row in table.itertuples()
+            for which, value in
+            (('', row.change), (', low', row.low), (', high', row.high))}
+    means = df.groupby(['task', 'method'], sort=False).score.mean()
+    told |= {f'{m} on {task}': v for (task, m), v in means.items()}
+    return {k: round(float(v), 4) for k, v in told.items()}
 
 # %% ../../nbs/transfer/tasks.ipynb #02d148a1
 def plot_changes(
