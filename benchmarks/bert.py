@@ -1,19 +1,22 @@
 """BERT's pre-training beside transformers' BertForMaskedLM: real tokens a second
 
-    python benchmarks/bert.py [--size mini] [--precision bf16] [--out RESULT.json]
+    python benchmarks/bert.py [--size mini] [--precision bf16] [--compiled]
+                              [--out RESULT.json]
 
 The same texts, weights of the same shape, masking rate, tokens a batch and optimiser,
 in turns in one process. Ours packs texts into rows and computes the output layer where
 tokens are hidden. The peer pads each batch to its longest text, as its users do: texts
 drawn by chance (`transformers`), or of like length (`transformers_by_length`, its
-`group_by_length`). Padding does not count as a token.
+`group_by_length`). Padding does not count as a token. With --compiled, also ours with its
+blocks compiled by torch.compile. The operations a second of the network's products are
+told beside those of one large product, which is what the chip can do.
 """
 import random
 import statistics
 import time
 
 import torch
-from common import Device, Out, app, compare, write
+from common import Device, Out, app, compare, timed, write
 from transformers import BertForMaskedLM
 
 from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls
@@ -32,13 +35,16 @@ def new_encoder(tok, size, max_len):
         return bert(tok.vocab_size, **SIZES[size], max_len=max_len, pad=tok.pad)
 
 
-def ours(splits, tok, size, max_len, bs, device, precision, steps):
+def ours(splits, tok, size, max_len, bs, device, precision, steps, compiled=False):
     "Train with replearn_nb: `steps` batches of packed rows"
     packed = pack(tok.encode(splits.part('unlabelled')[0]), max_len, tok)
     ids, doc = (t[:bs * steps] for t in packed)
     dls = tensor_dls((ids, doc), (ids[:1], doc[:1]), bs, device)
-    learn = masked_lm_learner(dls, new_encoder(tok, size, max_len), tok,
-                              precision=precision, progress=False)
+    encoder = new_encoder(tok, size, max_len)
+    if compiled:
+        for block in encoder.blocks:
+            block.compile()
+    learn = masked_lm_learner(dls, encoder, tok, precision=precision, progress=False)
 
     def train():
         pretrain(learn, 1, 1e-4, .01)
@@ -92,10 +98,29 @@ def peer(splits, tok, size, max_len, bs, device, precision, steps, by_length=Fal
     return train
 
 
+def flops_a_token(size, max_len, vocab_size, rate=.15):
+    "Operations of all products, forward and twice as many backward, for one token"
+    depth, width = SIZES[size]['depth'], SIZES[size]['width']
+    block = 12 * width**2 + 2 * max_len * width  # its weights; scores, and their use
+    return 6 * (depth * block + rate * (width**2 + width * vocab_size))
+
+
+def product_flops(device, precision, n):
+    "Operations a second of one large product"
+    kind = torch.bfloat16 if precision == 'bf16' else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+
+    def ten():
+        for _ in range(10):
+            a @ b
+    timed(ten)
+    return 20 * n**3 / min(timed(ten)[1] for _ in range(5))
+
+
 @app.command()
 def speed(
     size: str = 'mini', max_len: int = 128, vocab_size: int = 8000, bs: int = 16,
-    steps: int = 8, rounds: int = 5, precision: str = 'fp32',
+    steps: int = 8, rounds: int = 5, precision: str = 'fp32', compiled: bool = False,
     device: Device = None, out: Out = None,
 ):
     "Real tokens a second of both, in turns; medians, and the median of the ratios"
@@ -105,9 +130,18 @@ def speed(
     args = splits, tok, size, max_len, bs, device, precision, steps
     runs = {'ours': ours(*args), 'transformers': peer(*args),
             'transformers_by_length': peer(*args, by_length=True)}
+    if compiled:
+        runs['ours_compiled'] = ours(*args, compiled=True)
+    facts = compare(runs, rounds, 'tokens')
+    product = product_flops(device, precision, 8192 if device.type == 'cuda' else 2048)
+    rate = {k: v * flops_a_token(size, max_len, tok.vocab_size)
+            for k, v in facts['tokens_per_second'].items() if k.startswith('ours')}
     write(out, started, device, ['transformers'], benchmark='bert speed', rows=bs,
           data='docstrings', size=size, max_len=max_len, vocab_size=tok.vocab_size,
-          steps=steps, precision=precision, **compare(runs, rounds, 'tokens'))
+          steps=steps, precision=precision, **facts,
+          teraflops={k: round(v / 1e12, 3) for k, v in rate.items()},
+          teraflops_of_a_product=round(product / 1e12, 3),
+          share_of_a_product={k: round(v / product, 3) for k, v in rate.items()})
 
 
 if __name__ == '__main__':
