@@ -7,8 +7,8 @@ The same texts, weights of the same shape, masking rate, tokens a batch and opti
 in turns in one process. Ours packs texts into rows and computes the output layer where
 tokens are hidden. The peer pads each batch to its longest text, as its users do: texts
 drawn by chance (`transformers`), or of like length (`transformers_by_length`, its
-`group_by_length`). Padding does not count as a token. With --compiled, also ours with its
-blocks compiled by torch.compile. The operations a second of the network's products are
+`group_by_length`). Padding does not count as a token. With --compiled, our blocks are
+also compiled by torch.compile. The operations a second of the network's products are
 told beside those of one large product, which is what the chip can do.
 """
 import random

@@ -283,7 +283,7 @@ def run_folder(
         while True:
             try:
                 with open(mark, 'x') as f:
-                    f.write(str(os.getpid()))
+                    f.write(f'{os.getpid()} {_began(os.getpid())}')
                 break
             except FileExistsError:
                 if _alive(mark):
@@ -301,15 +301,25 @@ def run_folder(
             folder.rmdir()  # if nothing came of it
 
 # %% ../nbs/core.ipynb #0d2d6f8d
-def _alive(mark: Path) -> bool:
-    "Whether the process whose number stands in `mark` still runs"
+def _began(pid: int) -> str:
+    "When a process began, if Linux tells: a number comes again, in a container soon"
     try:
-        os.kill(int(mark.read_text()), 0)
+        stat = Path(f'/proc/{pid}/stat').read_text()
+        return stat.rpartition(')')[2].split()[19]  # proc(5): starttime
+    except OSError:
+        return '?'
+
+
+def _alive(mark: Path) -> bool:
+    "Whether the process that made `mark` still runs"
+    try:
+        pid, began = mark.read_text().split()
+        os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError, FileNotFoundError):
         return False
     except PermissionError:  # it runs, as somebody else
-        return True
-    return True
+        pass
+    return _began(int(pid)) == began
 
 # %% ../nbs/core.ipynb #b16d75fb
 class track:
