@@ -8,8 +8,9 @@ in turns in one process. Ours packs texts into rows and computes the output laye
 tokens are hidden. The peer pads each batch to its longest text, as its users do: texts
 drawn by chance (`transformers`), or of like length (`transformers_by_length`, its
 `group_by_length`). Padding does not count as a token. With --compiled, our blocks are
-also compiled by torch.compile. The operations a second of the network's products are
-told beside those of one large product, which is what the chip can do.
+also compiled by torch.compile. The operations a second of the network's products
+(attention's over whole rows, as they are done) are told beside those of one large
+product on the same device, and beside the data sheet's where that is known.
 """
 import random
 import statistics
@@ -19,7 +20,13 @@ import torch
 from common import Device, Out, app, compare, timed, write
 from transformers import BertForMaskedLM
 
-from replearn_nb.core import get_device, keep_memory, local_seed, tensor_dls
+from replearn_nb.core import (
+    ReplearnError,
+    get_device,
+    keep_memory,
+    local_seed,
+    tensor_dls,
+)
 from replearn_nb.data.text import (
     TextPreprocessing,
     docstrings,
@@ -29,6 +36,7 @@ from replearn_nb.data.text import (
 from replearn_nb.encoders.transformer import SIZES, TokenHead, bert, to_hf
 from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.masked_lm import BertAdamW, masked_lm_learner
+from replearn_nb.transfer.report import device_name
 
 def new_encoder(tok, size, max_len):
     with local_seed(0):
@@ -105,6 +113,9 @@ def flops_a_token(size, max_len, vocab_size, rate=.15):
     return 6 * (depth * block + rate * (width**2 + width * vocab_size))
 
 
+PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}  # bf16, by the data sheets
+
+
 def product_flops(device, precision, n):
     "Operations a second of one large product"
     kind = torch.bfloat16 if precision == 'bf16' else torch.float32
@@ -124,6 +135,8 @@ def speed(
     device: Device = None, out: Out = None,
 ):
     "Real tokens a second of both, in turns; medians, and the median of the ratios"
+    if precision not in ('fp32', 'bf16'):
+        raise ReplearnError(f'The peer trains in fp32 or bf16, not {precision}')
     started, device = time.perf_counter(), get_device(device)
     splits = docstrings()
     tok = train_sentencepieces(splits.part('unlabelled')[0], vocab_size)
@@ -136,6 +149,10 @@ def speed(
     product = product_flops(device, precision, 8192 if device.type == 'cuda' else 2048)
     rate = {k: v * flops_a_token(size, max_len, tok.vocab_size)
             for k, v in facts['tokens_per_second'].items() if k.startswith('ours')}
+    if precision == 'bf16':
+        name = device_name(device)
+        facts |= {f'share_of_peak_{k}': {m: round(v / peak, 3) for m, v in rate.items()}
+                  for k, peak in PEAK.items() if k in name}
     write(out, started, device, ['transformers'], benchmark='bert speed', rows=bs,
           data='docstrings', size=size, max_len=max_len, vocab_size=tok.vocab_size,
           steps=steps, precision=precision, **facts,

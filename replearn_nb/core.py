@@ -27,6 +27,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastcore.basics import patch
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -276,50 +277,27 @@ def run_folder(
     "Make a run's folder, and hold it against a second run until the block ends"
     folder = Path(out or Path('runs')/f'{recipe}-{time.strftime("%Y%m%d-%H%M%S")}')
     mark = folder/'running'
+    lock = FileLock(mark)
     if (folder/'report.json').exists():
         raise ReplearnError(f'{folder} holds a finished run: name another folder')
     with one_sentence(f'use the folder {folder}'):
         folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                with open(mark, 'x') as f:
-                    f.write(f'{os.getpid()} {_began(os.getpid())}')
-                break
-            except FileExistsError:
-                if _alive(mark):
-                    raise ReplearnError(f'Another run is writing to {folder}: '
-                                        'name a folder with --out') from None
-                mark.unlink(missing_ok=True)  # left by a run that was killed
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ReplearnError(f'Another run is writing to {folder}: name a folder '
+                                'with --out') from None
     try:
         yield folder
     except KeyboardInterrupt as e:
         raise KeyboardInterrupt(f'Stopped. To go on, give the same command with '
                                 f'--out {folder}') from e
     finally:
-        mark.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows removes no file that is open
+            mark.unlink()
+        lock.release()
         with contextlib.suppress(OSError):
             folder.rmdir()  # if nothing came of it
-
-# %% ../nbs/core.ipynb #0d2d6f8d
-def _began(pid: int) -> str:
-    "When a process began, if Linux tells: a number comes again, in a container soon"
-    try:
-        stat = Path(f'/proc/{pid}/stat').read_text()
-        return stat.rpartition(')')[2].split()[19]  # proc(5): starttime
-    except OSError:
-        return '?'
-
-
-def _alive(mark: Path) -> bool:
-    "Whether the process that made `mark` still runs"
-    try:
-        pid, began = mark.read_text().split()
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError, FileNotFoundError):
-        return False
-    except PermissionError:  # it runs, as somebody else
-        pass
-    return _began(int(pid)) == began
 
 # %% ../nbs/core.ipynb #b16d75fb
 class track:

@@ -58,7 +58,9 @@ class Representation:
     @property
     def name(self) -> str:
         "What it is called in tables: its pretext task, where the card tells"
-        return self.card.get('pretext', {}).get('name', 'representation')
+        pretext = self.card.get('pretext')
+        return pretext.get('name', 'representation') if isinstance(
+            pretext, dict) else 'representation'
 
     def __repr__(self):
         name, n = type(self.encoder).__name__, self.encoder.num_features
@@ -315,7 +317,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as d:
         folder = self.save(Path(d)/'representation')
         write_text(folder/'README.md', MODEL_CARD.format(
-            name=name, what=self, pretext=self.card.get('pretext', {}).get('name', '')))
+            name=name, what=self, pretext=self.name))
         try:
             api.create_repo(name, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=name, folder_path=folder,

@@ -19,6 +19,7 @@ from replearn_nb.data.images import digits
 from replearn_nb.recipes import simclr
 from replearn_nb.recipes.book import BOOK
 from replearn_nb.representation import CARD, Representation
+from replearn_nb.transfer.report import Report
 
 @pytest.fixture
 def replearn(capsys):
@@ -212,23 +213,30 @@ def test_debug_shows_the_traceback():
 
 
 def test_interrupted_while_measuring(replearn, tmp_path, monkeypatch):
-    "What was learned is saved, and is not learned again"
-    def stop(*args):
-        raise KeyboardInterrupt
-    with monkeypatch.context() as m:
-        m.setattr(simclr, 'evaluate', stop)
-        code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
+    "What was learned and measured is saved, and is not done again"
+    plain, calls = simclr.train_from_scratch, []
+
+    def stop(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+    monkeypatch.setattr(simclr, 'train_from_scratch', stop)
+    code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
     assert code == 1
     assert sentence(err).endswith(f"give the same command with --out {tmp_path/'r'}")
     assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
-        'checkpoint.pt', 'representation']
+        'checkpoint.pt', 'measured', 'representation']
     first = Representation.load(tmp_path/'r'/'representation')
     code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
     assert code == 0, err
     again = Representation.load(tmp_path/'r'/'representation')
     a, b = first.encoder.state_dict(), again.encoder.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert not (tmp_path/'r'/'checkpoint.pt').exists()
+    assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
+        'figure.png', 'report.json', 'representation']
+    table = Report.load(tmp_path/'r').table
+    assert len(calls) == 1 + (table.method == 'scratch').sum()
 
 
 def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):

@@ -205,18 +205,28 @@ def test_scores_that_are_there_are_not_measured_again(
         full, tmp_path, monkeypatch, name, call, left):
     "Stopped among the labels, or among names and answers"
     monkeypatch.setitem(recipe.PRESETS['full'], 'trained_draws', 3)
+    theirs = tmp_path/'theirs'
+    save_published(theirs, transformers.BertModel)
     whole = recipe.run('full', out=tmp_path/'whole', device='cpu')
     with monkeypatch.context() as m:
         calls = stop_at(m, name, call)
         with pytest.raises(KeyboardInterrupt):
             recipe.run('full', out=tmp_path/'cut', device='cpu')
         assert len(calls) == call
+    with pytest.raises(ReplearnError, match=r'of another run \(beside was None'):
+        recipe.run('full', out=tmp_path/'cut', device='cpu', beside=str(theirs))
+    kept = sorted((tmp_path/'cut'/'measured').iterdir())
+    rows = [pd.read_csv(file).assign(seconds=100.) for file in kept]
+    for file, table in zip(kept, rows, strict=True):
+        table.to_csv(file, index=False)
     calls = stop_at(monkeypatch, name, 0)
     again = recipe.run('full', out=tmp_path/'cut', device='cpu')
     assert len(calls) == left
+    assert again.seconds['transfer'] >= 100 * sum(map(len, rows))
+    assert again.seconds['pretrain'] < 100
     pd.testing.assert_frame_equal(again.table, whole.table)
     assert again.headline == whole.headline
-    assert not list((tmp_path/'cut').glob('*-*.csv'))
+    assert not (tmp_path/'cut'/'measured').exists()
 
 
 def test_more_labels_get_more_steps(full, monkeypatch):

@@ -129,6 +129,14 @@ def test_a_card_that_was_edited(rep, tmp_path, changed, says):
         Representation.load(tmp_path/'r')
 
 
+def test_a_name_for_tables(rep):
+    for pretext, name in (dict(name='mine'), 'mine'), ('mine', 'representation'):
+        rep.card['pretext'] = pretext
+        assert rep.name == name
+    del rep.card['pretext']
+    assert rep.name == 'representation'
+
+
 def test_no_code_runs_from_a_card(rep, tmp_path):
     rep.save(tmp_path/'r')
     card = json.loads((tmp_path/'r'/CARD).read_text())

@@ -532,8 +532,10 @@ def zinc(
 ) -> Molecules:
     "Distinct molecules of ZINC, by two papers; Hu et al. took 2 million"
     files = [*fetch('zinc_jtnn'), *fetch('zinc_qed')]
-    smiles = canonical([s for f in files for s in read_smi(f)])
-    return from_smiles('zinc', list(dict.fromkeys(smiles))[:limit])
+    smiles = dict.fromkeys(s for f in files for s in read_smi(f))
+    mols = from_smiles('zinc', list(smiles))
+    first = {s: i for i, s in reversed([*enumerate(canonical(mols.smiles))])}
+    return mols[torch.tensor(sorted(first.values())[:limit])]
 
 # %% ../../nbs/data/molecules.ipynb #e2a02773
 def _scaffolds(smiles: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from ..pretext.base import precision_cbs, pretrain
 from ..representation import Representation, from_hub
 from ..transfer.finetune import finetune, train_from_scratch
 from ..transfer.probes import probe_method
-from ..transfer.report import Report, device_name, scores_file, seconds_since
+from ..transfer.report import Report, device_name, kept_file, seconds_since
 from ..transfer.spans import finetune_spans, mean_exact_match, mean_f1
 from ..transfer.tasks import gains
 from ..transfer.tokens import entity_f1, finetune_tokens
@@ -62,7 +62,10 @@ from replearn_nb.transfer.labels import (
     affordable,
     label_efficiency,
     mean_scores,
+    read_scores,
     savings,
+    seconds_kept,
+    write_scores,
 )
 
 # %% ../../nbs/chapters/bert.ipynb #cc4da3ed
@@ -192,7 +195,10 @@ def text_probe(
     return probe_method(*f, y=y, n_classes=splits.n_classes)
 
 
-def token_ids(rep: Representation, splits: TextSplits) -> dict[str, Tensor]:
+def token_ids(
+    rep: Representation,
+    splits: TextSplits,
+) -> dict[str, Tensor]:  # part -> (n, length)
     "What the representation's encoder reads, of each part"
     return {p: rep.preprocessing.prepare(splits.part(p)[0]) for p in PARTS}
 
@@ -250,12 +256,13 @@ def make_methods(
     x = token_ids(rep, splits)
     methods = frozen_methods(rep, x, splits, device) | trained_methods(
         rep, x, splits, cfg, device)
-    if other is not None:  # at the paper's learning rate (A.3)
+    if other is not None:  # its encoder at a learning rate of the paper (A.3)
         paper = cfg | dict(head_lr=1e-3, encoder_lr=3e-5)
         other.encoder.to(device)
-        x, tuned = token_ids(other, splits), f'{other.name}+finetune'
-        methods[f'{other.name}+linear'] = text_probe(other.encoder, x, splits)
-        methods[tuned] = trained_methods(other, x, splits, paper, device)[tuned]
+        x = token_ids(other, splits)
+        methods['published+linear'] = text_probe(other.encoder, x, splits)
+        *_, tuned = trained_methods(other, x, splits, paper, device).values()
+        methods['published+finetune'] = tuned
     return methods
 
 # %% ../../nbs/chapters/bert.ipynb #f4994807
@@ -317,14 +324,14 @@ def names_and_answers(
     file: Path | None = None,  # a CSV of scores to go on from
 ) -> pd.DataFrame:  # method, task, seed, score
     "Fine-tuned, and the same network from scratch"
-    pre, rows = TextPreprocessing(rep.preprocessing.tok, cfg['max_len']), []
-    if file and file.exists():
-        rows = pd.read_csv(file).to_dict('records')
-    done = {(row['method'], row['task'].rsplit(' ', 1)[0], row['seed']) for row in rows}
-    methods = 'scratch', 'bert+finetune'
+    pre = TextPreprocessing(rep.preprocessing.tok, cfg['max_len'])
+    rows = read_scores(file, 'method', 'task', 'seed', 'score', 'seconds')
+    done = {(row['method'], row['task'], row['seed']) for row in rows}
+    methods = 'scratch', f'{rep.name}+finetune'
     for splits, seed, method in product(sets, range(seeds), methods):
-        if (method, splits.name, seed) in done:
+        if (method, f'{splits.name} F1', seed) in done:
             continue
+        began = time.perf_counter()
         with local_seed(seed, 2):
             net = rep.untrained() if method == 'scratch' else rep.encoder
         rates = [cfg['scratch_lr']] * 2 if method == 'scratch' else [
@@ -332,12 +339,11 @@ def names_and_answers(
         scores = _scores(net, pre, splits, lr=rates[0], encoder_lr=rates[1], seed=seed,
                          steps=cfg['steps'], bs=32, device=device,
                          cbs=precision_cbs(cfg['precision'], device))
-        rows += [dict(method=method, task=f'{splits.name} {k}', seed=seed, score=v)
-                 for k, v in scores.items()]
-        if file:
-            with atomic_path(file) as tmp:
-                pd.DataFrame(rows).to_csv(tmp, index=False)
-    return pd.DataFrame(rows)
+        seconds = round((time.perf_counter() - began) / len(scores), 3)
+        rows += [dict(method=method, task=f'{splits.name} {k}', seed=seed, score=v,
+                      seconds=seconds) for k, v in scores.items()]
+        write_scores(rows, file)
+    return pd.DataFrame(rows).drop(columns='seconds')
 
 # %% ../../nbs/chapters/bert.ipynb #65090157
 def published(
@@ -363,7 +369,7 @@ def published(
     encoder, tok = from_hf(model)[0], WordPieces((folder/'vocab.txt').read_bytes())
     tok.must_fit(encoder)
     return Representation(encoder.eval(), TextPreprocessing(tok, max_len),
-                          dict(pretext=dict(name='published'), data=dict(name=name)))
+                          dict(data=dict(name=name)))
 
 # %% ../../nbs/chapters/bert.ipynb #d76b6320
 def run(
@@ -393,11 +399,12 @@ def run(
         others = to_compare(preset, data, beside, cfg)
         learn = make_learner(splits, cfg, device, seed)
         pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'], folder=folder,
-                 plan=dict(data=splits.hash, rate=cfg['rate']))
+                 plan=dict(data=splits.hash, rate=cfg['rate'], beside=beside))
         rep = keep(learn, splits, cfg, seed)
         rep.save(folder/'representation')
         start = min(start, learn.began)  # that of a run that goes on lies far back
         pretrained = time.perf_counter() - start
+        start -= seconds_kept(*(kept_file(folder, k, rep) for k in ('scores', 'tasks')))
         df, told = measure(rep, splits, cfg, device, others, folder)
         report = Report(
             recipe='bert', preset=preset, data=splits.name, seed=seed, headline=told,
@@ -420,14 +427,14 @@ def measure(
     df = pd.DataFrame(columns=['method', 'budget', 'seed', 'score'])
     if len(splits.train):
         df = evaluate(make_methods(rep, splits, cfg, device, other), splits, cfg,
-                      scores_file(folder, rep))
+                      kept_file(folder, 'scores', rep))
     told = headline(df, rep)
     if sets:
         tasks = names_and_answers(
-            rep, sets, cfg, device, file=scores_file(folder, rep, 'tasks'))
+            rep, sets, cfg, device, file=kept_file(folder, 'tasks', rep))
         with atomic_path(folder/'names_and_answers.csv') as tmp:
             tasks.to_csv(tmp, index=False)
-        told |= gains(tasks, 'bert+finetune')
+        told |= gains(tasks, f'{rep.name}+finetune')
     return df, told
 
 

@@ -26,7 +26,7 @@ from ..pretext.simclr import simclr_learner
 from ..pretext.views import digit_views, simclr_views
 from ..representation import Representation
 from ..transfer.finetune import finetune, train_from_scratch
-from ..transfer.report import Report, device_name, scores_file, seconds_since
+from ..transfer.report import Report, device_name, kept_file, seconds_since
 from replearn_nb.core import (
     ReplearnError,
     choose_settings,
@@ -50,6 +50,7 @@ from replearn_nb.transfer.labels import (
     label_efficiency,
     mean_scores,
     savings,
+    seconds_kept,
 )
 from replearn_nb.transfer.probes import (
     LinearProbe,
@@ -305,9 +306,9 @@ def run(
         rep = keep(learn, splits, cfg, seed)
         rep.save(folder/'representation')
         start = min(start, learn.began)  # that of a run that goes on lies far back
-        pretrained = time.perf_counter() - start
+        pretrained, file = time.perf_counter() - start, kept_file(folder, 'scores', rep)
         report = score_and_report(
-            rep, splits, cfg, device, start, pretrained, scores_file(folder, rep),
+            rep, splits, cfg, device, start - seconds_kept(file), pretrained, file,
             recipe='simclr', preset=preset, seed=seed)
         report.finish(rep, folder)
     return report
@@ -331,7 +332,13 @@ def score_and_report(
         scores=df.assign(metric='accuracy').to_dict('records'), **facts)
 
 # %% ../../nbs/chapters/simclr.ipynb #04bc3ab5
-def measure(rep, splits, cfg, device, file=None) -> tuple[pd.DataFrame, dict]:
+def measure(
+    rep: Representation,
+    splits: ImageSplits,
+    cfg: dict,
+    device: torch.device,
+    file: Path | None = None,  # a CSV of scores to go on from
+) -> tuple[pd.DataFrame, dict]:
     "Label efficiency and headline, or neither where images have no labels"
     if not len(splits.train):
         return pd.DataFrame(columns=['method', 'budget', 'seed', 'score']), {}

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['SCORE', 'versions', 'command_line', 'device_name', 'seconds_since', 'Report', 'sentences', 'check_report',
-           'scores_file']
+           'kept_file']
 
 # %% ../../nbs/transfer/report.ipynb #a07f8622
+import hashlib
 import io
 import json
 import math
 import platform
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core import ReplearnError, atomic_path, one_sentence, write_json
+from ..representation import Representation
 from replearn_nb.transfer.labels import (
     best_saving,
     is_baseline,
@@ -238,7 +241,7 @@ def save(
 @patch
 def finish(
     self: Report,
-    rep,  # the `Representation` that the run made; its card gets the headline
+    rep: Representation,  # that the run made; its card gets the headline
     folder: Path,  # of the run
 ):
     "Save the representation and the report; take away what a run goes on from"
@@ -246,17 +249,18 @@ def finish(
     rep.save(folder/'representation')
     self.save(folder)
     (folder/'checkpoint.pt').unlink(missing_ok=True)
-    for left in folder.glob(scores_file(folder, rep, '*').name):
-        left.unlink()
+    shutil.rmtree(folder/'measured', ignore_errors=True)
 
 
-def scores_file(
+def kept_file(
     folder: Path,  # of the run
-    rep,  # a `Representation` that was saved: other weights, another file
-    what: str = 'scores',
+    what: str,  # of its kind
+    *reps: Representation,  # that were saved: other weights, another file
 ) -> Path:
     "The CSV that keeps what was measured of these weights until the run ends"
-    return folder/f'{what}-{rep.card["sha256"][:8]}.csv'
+    sums = ''.join(rep.card['sha256'] for rep in reps).encode()
+    (folder/'measured').mkdir(exist_ok=True)
+    return folder/'measured'/f'{what}-{hashlib.sha256(sums).hexdigest()[:8]}.csv'
 
 # %% ../../nbs/transfer/report.ipynb #267a74c3
 @patch

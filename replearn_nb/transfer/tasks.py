@@ -260,14 +260,14 @@ def gains(
     method: str,  # with pre-training
     baseline: str = 'scratch',  # without
 ) -> dict[str, float]:  # for a report's headline
-    "What pre-training brings on each task, with its 95% interval; all means"
-    table = changes(df[df.method.isin([method, baseline])], baseline)
-    told = {f'gain on {row.task}{which}': value for row in table.itertuples()
-            for which, value in
+    "What pre-training brings on each task, with its 95% interval; both means"
+    both = df[df.method.isin([method, baseline])]
+    told = {f'gain on {row.task}{which}': value
+            for row in changes(both, baseline).itertuples() for which, value in
             (('', row.change), (', low', row.low), (', high', row.high))}
-    means = df.groupby(['task', 'method'], sort=False).score.mean()
+    means = both.groupby(['task', 'method'], sort=False).score.mean()
     told |= {f'{m} on {task}': v for (task, m), v in means.items()}
-    return {k: round(float(v), 4) for k, v in told.items()}
+    return {k: round(float(v), 4) for k, v in told.items() if math.isfinite(v)}
 
 # %% ../../nbs/transfer/tasks.ipynb #02d148a1
 def plot_changes(
