@@ -232,22 +232,22 @@ def unlabelled():
     return recipe.without(zinc(), held)
 
 
-def pretrain_some(cfg, folder, pretexts):
+def pretrain_some(cfg, folder, more, pretexts):
     "Pre-train with some pretexts, one thread; a representation each"
     torch.set_num_threads(1)
     if not all((folder/name).exists() for name in pretexts):
         reps, _ = recipe.pretrain_all(
-            unlabelled(), cfg | dict(pretexts=pretexts), torch.device('cpu'),
+            more, cfg | dict(pretexts=pretexts), torch.device('cpu'),
             folder=folder/f'checkpoints-{pretexts[0]}')
         for name, rep in reps.items():
             rep.save(folder/name)
 
 
-def score_set(cfg, folder, name):
+def score_set(cfg, folder, more, name):
     "Fine-tune and score all methods on a data set, one thread"
     torch.set_num_threads(1)
     reps = {p: Representation.load(folder/p) for p in cfg['pretexts']}
-    splits = replace(recipe.split(moleculenet(name)), unlabelled=unlabelled())
+    splits = replace(recipe.split(moleculenet(name)), unlabelled=more)
     methods = recipe.fingerprint_methods(splits, cfg) | recipe.network_methods(
         splits, reps, cfg, torch.device('cpu'))
     if name == 'toxcast':
@@ -278,16 +278,17 @@ def measure(
                           draws=draws, checks=10, forest=50, jobs=1)
     cfg |= dict(dropout=0.)  # no worse on validation data, with so narrow a network
     started = begin(folder, cfg)
-    more = len(unlabelled())  # read once: the processes find it in the cache
+    more = unlabelled()
     with ProcessPoolExecutor(os.cpu_count(), get_context('spawn')) as pool:
-        list(pool.map(partial(pretrain_some, cfg, folder),
+        list(pool.map(partial(pretrain_some, cfg, folder, more),
                       [('attrmask', 'supervised'), ('context', 'supervised+context')]))
-        largest_first = ('toxcast', 'tox21', 'bbbp', 'sider')
-        found = pd.concat(pool.map(partial(score_set, cfg, folder), largest_first))
+        found = pd.concat(pool.map(  # the largest first
+            partial(score_set, cfg, folder, more),
+            ('toxcast', 'tox21', 'bbbp', 'sider')))
     scores, headline = recipe.compare_sets(
         found, f'{cfg["pretexts"][-1]}+finetune', folder)
     write(out, started, 'cpu', ['rdkit'], benchmark='graphs moleculenet', settings=cfg,
-          unlabelled=more, headline=headline,
+          unlabelled=len(more), headline=headline,
           changes=pd.read_csv(folder/'changes.csv').round(4).to_dict('records'),
           scores=scores.round(5).to_dict('records'))
 

@@ -24,3 +24,19 @@ def built_site():
     assert 'WARNING' not in done.stderr, done.stderr
     print(f'docs/build.py: {time.perf_counter() - start:.0f} s')
     return root/'_site'
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    "Interrupt when a function of a module is called the n-th time; gives the calls"
+    def replace(module, name, call):
+        plain, calls = getattr(module, name), []
+
+        def counted(*args, **kwargs):
+            calls.append(name)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return plain(*args, **kwargs)
+        monkeypatch.setattr(module, name, counted)
+        return calls
+    return replace

@@ -212,16 +212,9 @@ def test_debug_shows_the_traceback():
     assert type(e.value).__name__ == 'ReplearnError'
 
 
-def test_interrupted_while_measuring(replearn, tmp_path, monkeypatch):
+def test_interrupted_while_measuring(replearn, tmp_path, stop_at):
     "What was learned and measured is saved, and is not done again"
-    plain, calls = simclr.train_from_scratch, []
-
-    def stop(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return plain(*args, **kwargs)
-    monkeypatch.setattr(simclr, 'train_from_scratch', stop)
+    calls = stop_at(simclr, 'train_from_scratch', 2)
     code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
     assert code == 1
     assert sentence(err).endswith(f"give the same command with --out {tmp_path/'r'}")

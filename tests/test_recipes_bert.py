@@ -186,42 +186,27 @@ def test_the_full_preset_small(full, tmp_path):
     assert Representation.load(tmp_path/'run'/'representation').card['scores'] == told
 
 
-def stop_at(monkeypatch, name, call):
-    "Break off when the recipe calls a function of its own the n-th time; the calls"
-    plain, calls = getattr(recipe, name), []
-
-    def counted(*args, **kwargs):
-        calls.append(name)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return plain(*args, **kwargs)
-    monkeypatch.setattr(recipe, name, counted)
-    return calls
-
-
 @pytest.mark.parametrize('name, call, left', [
     ('finetune', 3, 7), ('_scores', 5, 18 - 4)])
 def test_scores_that_are_there_are_not_measured_again(
-        full, tmp_path, monkeypatch, name, call, left):
+        full, tmp_path, monkeypatch, stop_at, name, call, left):
     "Stopped among the labels, or among names and answers"
     monkeypatch.setitem(recipe.PRESETS['full'], 'trained_draws', 3)
     theirs = tmp_path/'theirs'
     save_published(theirs, transformers.BertModel)
     whole = recipe.run('full', out=tmp_path/'whole', device='cpu')
-    with monkeypatch.context() as m:
-        calls = stop_at(m, name, call)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.run('full', out=tmp_path/'cut', device='cpu')
-        assert len(calls) == call
+    calls = stop_at(recipe, name, call)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run('full', out=tmp_path/'cut', device='cpu')
+    assert len(calls) == call
     with pytest.raises(ReplearnError, match=r'of another run \(beside was None'):
         recipe.run('full', out=tmp_path/'cut', device='cpu', beside=str(theirs))
     kept = sorted((tmp_path/'cut'/'measured').iterdir())
     rows = [pd.read_csv(file).assign(seconds=100.) for file in kept]
     for file, table in zip(kept, rows, strict=True):
         table.to_csv(file, index=False)
-    calls = stop_at(monkeypatch, name, 0)
     again = recipe.run('full', out=tmp_path/'cut', device='cpu')
-    assert len(calls) == left
+    assert len(calls) == call + left
     assert again.seconds['transfer'] >= 100 * sum(map(len, rows))
     assert again.seconds['pretrain'] < 100
     pd.testing.assert_frame_equal(again.table, whole.table)

@@ -262,18 +262,10 @@ def test_full_run(few, tmp_path):
     assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
 
 
-def test_a_full_run_that_was_stopped_goes_on(few, tmp_path, monkeypatch):
+def test_a_full_run_that_was_stopped_goes_on(few, tmp_path, stop_at):
     "In the third of four data sets: nothing is learned or measured again"
     whole = run('full', out=str(tmp_path/'whole'), device='cpu', epochs=1)
-    plain, calls, stop = graphs.finetune_tasks, [], 15
-
-    def counted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == stop:
-            raise KeyboardInterrupt
-        return plain(*args, **kwargs)
-
-    monkeypatch.setattr(graphs, 'finetune_tasks', counted)
+    calls = stop_at(graphs, 'finetune_tasks', 15)
     with pytest.raises(KeyboardInterrupt):
         run('full', out=str(tmp_path/'cut'), device='cpu', epochs=1)
     folder = tmp_path/'cut'
@@ -296,18 +288,10 @@ def test_a_full_run_that_was_stopped_goes_on(few, tmp_path, monkeypatch):
     assert set(pd.read_csv(folder/'scores.csv').task) == set(graphs.MEASURED)
 
 
-def test_single_tasks_of_a_stopped_run_are_kept(short, tmp_path, monkeypatch):
+def test_single_tasks_of_a_stopped_run_are_kept(short, tmp_path, stop_at):
     "The headline and the heat map are those of a run that was never stopped"
     whole = run(out=str(tmp_path/'whole'), device='cpu')
-    plain, calls = graphs.finetune_tasks, []
-
-    def counted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return plain(*args, **kwargs)
-
-    monkeypatch.setattr(graphs, 'finetune_tasks', counted)
+    stop_at(graphs, 'finetune_tasks', 3)
     with pytest.raises(KeyboardInterrupt):
         run(out=str(tmp_path/'cut'), device='cpu')
     again = run(out=str(tmp_path/'cut'), device='cpu')
