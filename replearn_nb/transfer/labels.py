@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'COLUMNS', 'KINDS', 'PRETRAINED', 'PLAIN', 'as_array', 'accuracy', 'draw_per_class', 'draw_rows',
-           'LabelTask', 'is_baseline', 'read_scores', 'write_scores', 'seconds_kept', 'label_efficiency', 'summary',
+           'LabelTask', 'is_baseline', 'label_efficiency', 'read_scores', 'write_scores', 'seconds_kept', 'summary',
            'labels_needed', 'labels_saved', 'best_saving', 'savings', 'mean_scores', 'affordable',
            'plot_label_efficiency']
 
@@ -104,47 +104,6 @@ def is_baseline(
     "Whether a method does without pre-training, by the part of its name before the `+`"
     return name.split('+')[0] in BASELINES
 
-# %% ../../nbs/transfer/labels.ipynb #e04b5419
-COLUMNS = ['method', 'budget', 'seed', 'score']  # of a table of scores
-KINDS = dict(method=str, task=str, budget=int, seed=int, score=float, seconds=float)
-
-
-def read_scores(
-    file: str | Path | None,  # a CSV from `write_scores`; None: none is kept
-    *needed: str,  # columns that it must have
-) -> list[dict]:  # rows
-    "What a run that was stopped has measured; nothing, if there is no such file"
-    if not file or not Path(file).exists():
-        return []
-    try:
-        with open(file, newline='', encoding='utf-8') as f:
-            table = csv.DictReader(f)
-            rows = [{k: KINDS[k](v) for k, v in row.items()} for row in table]
-        if not set(needed) <= set(table.fieldnames or ()):
-            raise ValueError('other columns')
-        return rows
-    except (KeyError, ValueError, TypeError, csv.Error, OSError) as e:
-        raise ReplearnError(f'{file} holds no scores to go on from: delete it to '
-                            'measure them anew') from e
-
-
-def write_scores(
-    rows: Iterable[dict],  # with keys of `KINDS`
-    file: str | Path | None,  # None: nowhere
-):
-    "All at once, so that a kill leaves the scores that were there"
-    if file:
-        with atomic_path(file) as tmp:
-            pd.DataFrame(rows).to_csv(tmp, index=False, na_rep='nan')
-
-
-def seconds_kept(
-    *files: str | Path,  # from `write_scores`
-) -> float:
-    "How long it took to measure what stands in the files already"
-    return sum(row.get('seconds', 0.) for file in files
-               for row in read_scores(file, 'method', 'seed'))
-
 # %% ../../nbs/transfer/labels.ipynb #5a1bfb04
 def label_efficiency(
     task: LabelTask,  # labels, metric, draws
@@ -190,6 +149,47 @@ def _score(task: LabelTask, prediction, who: str) -> float:
     if not np.isfinite(score):
         raise ValueError(f'{who}: the {task.metric_name} is {score}')
     return score
+
+# %% ../../nbs/transfer/labels.ipynb #e04b5419
+COLUMNS = ['method', 'budget', 'seed', 'score']  # of a table of scores
+KINDS = dict(method=str, task=str, budget=int, seed=int, score=float, seconds=float)
+
+
+def read_scores(
+    file: str | Path | None,  # a CSV from `write_scores`; None: none is kept
+    *needed: str,  # columns that it must have
+) -> list[dict]:  # rows
+    "What a run that was stopped has measured; nothing, if there is no such file"
+    if not file or not Path(file).exists():
+        return []
+    try:
+        with open(file, newline='', encoding='utf-8') as f:
+            table = csv.DictReader(f)
+            rows = [{k: KINDS[k](v) for k, v in row.items()} for row in table]
+        if not set(needed) <= set(table.fieldnames or ()):
+            raise ValueError('other columns')
+        return rows
+    except (KeyError, ValueError, TypeError, csv.Error, OSError) as e:
+        raise ReplearnError(f'{file} holds no scores to go on from: delete it to '
+                            'measure them anew') from e
+
+
+def write_scores(
+    rows: Iterable[dict],  # with keys of `KINDS`
+    file: str | Path | None,  # None: nowhere
+):
+    "All at once, so that a kill leaves the scores that were there"
+    if file:
+        with atomic_path(file) as tmp:
+            pd.DataFrame(rows).to_csv(tmp, index=False, na_rep='nan')
+
+
+def seconds_kept(
+    *files: str | Path,  # from `write_scores`
+) -> float:
+    "How long it took to measure what stands in the files already"
+    return sum(row.get('seconds', 0.) for file in files
+               for row in read_scores(file, 'method', 'seed'))
 
 # %% ../../nbs/transfer/labels.ipynb #e7ff9014
 def summary(
