@@ -1,11 +1,15 @@
 "Tables: rows that have too many cells, lines that are no objects, damaged files"
 import gzip
 import json
+import unicodedata
+from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from replearn_nb.core import ReplearnError
-from replearn_nb.data.tables import read_table
+from replearn_nb.data.tables import clean_label, clean_labels, read_table
 from replearn_nb.data.text import read_texts
 
 @pytest.mark.parametrize('rows', [
@@ -44,3 +48,31 @@ def test_a_damaged_archive_is_refused_in_a_sentence(tmp_path):
         (tmp_path/name).write_bytes(bad)
         with pytest.raises(ReplearnError, match=f"Can't read .*{name} as csv: "):
             read_table(tmp_path/name)
+
+
+@pytest.mark.parametrize('values,name', [
+    ([1, 1., np.float32(1), np.int8(1), Decimal('1.0'), '1', '1.0', ' 1.00 '], '1'),
+    ([1.5, '1.5', '1.50', Decimal('1.50')], '1.5'), ([0, -0., '-0', '-0.0', '0'], '0'),
+    ([1e-5, '0.00001', '0.000010'], '0.00001'), ([.1, np.float32(.1), '0.1'], '0.1'), ([1e22, 10**22], '1' + '0' * 22), ([100, '100', '100.0'], '100'),
+    (['Früchte', unicodedata.normalize('NFD', 'Früchte'), ' Früchte '], 'Früchte')])
+def test_one_label_has_one_name(values, name):
+    assert {clean_label(v) for v in values} == {name}
+
+
+@pytest.mark.parametrize('label', ['007', '1e3', '0x1', '1.2.3', '1,5', '٣', '00.5',
+                                   '-', 'no', 'NAN-1', 'nano', 'True', '1_000'])
+def test_codes_and_words_stay_as_they_stand(label):
+    assert clean_label(label) == label
+
+
+def test_what_is_missing_is_no_class(tmp_path):
+    words = ['', '  ', 'nan', 'NaN', 'NA', 'n/a', 'N/A', '#N/A', '<NA>', 'None', 'null']
+    values = [None, float('nan'), np.float32('nan'), pd.NA, pd.NaT, *words]
+    assert {clean_label(v) for v in values} == {None}
+    with pytest.raises(ReplearnError, match='a word or a number, not bytes'):
+        clean_label(b'a')
+    path = tmp_path/'t.parquet'  # a whole number beside a missing one; 32 bits
+    for values, want in (([1, None, 3], ['1', None, '3']),
+                         (np.float32([.1, .2, 3]), ['0.1', '0.2', '3'])):
+        pd.DataFrame(dict(y=values)).to_parquet(path)
+        assert clean_labels(read_table(path), path, 'y') == want
