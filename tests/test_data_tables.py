@@ -126,7 +126,8 @@ def test_where_no_reading_fits_the_line_is_named(tmp_path):
 def test_what_the_csv_module_writes_is_read_back(tmp_path, sep, suffix, end):
     rng, path = random.Random(0), tmp_path/f't.{suffix}'
     inside = ',' if sep == ',' else ' '  # tabs beside line ends: see the test above
-    signs = ['a', ' b', '"', '""', inside, '\n', 'ü', "'", '\u2028', '\x85', 'x' * 200_000]
+    signs = ['a', ' b', '"', '""', inside, '\n', 'ü', "'", '\u2028',
+             '\x85', 'x' * 200_000]
     for _ in range(40):
         rows = [['z' + ''.join(rng.choices(signs[:-1], k=rng.randint(0, 6))), 'l',
                  rng.choice(signs)] for _ in range(rng.randint(1, 30))]
