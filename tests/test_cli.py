@@ -220,8 +220,9 @@ def test_embed_a_column(replearn, tmp_path, monkeypatch, kind, option, column, w
         from replearn_nb.data.molecules import MoleculePreprocessing as Preprocessing
         pre = Preprocessing()
     else:
-        from replearn_nb.data.text import TextPreprocessing, train_wordpiece
-        pre = TextPreprocessing(train_wordpiece(['a good film', 'a bad one'] * 9, 40), 9)
+        from replearn_nb.data.text import TextPreprocessing, WordPieces
+        pieces = '[PAD] [UNK] [CLS] [SEP] [MASK] a good bad film'.split()
+        pre = TextPreprocessing(WordPieces('\n'.join(pieces).encode()), 9)
 
     class Network(torch.nn.Linear):
         def forward(self, x):

@@ -134,12 +134,22 @@ def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
     return b'II*\0' + struct.pack('<IH', 8, len(tags)) + body + bytes(4) + data
 
 
-@pytest.mark.parametrize('bits', [12, 16])
-def test_deep_greys_from_black_to_white(bits):
+@pytest.mark.parametrize('bits, photometric', [(12, 1), (16, 1), (16, 0)])
+def test_deep_greys_from_black_to_white(bits, photometric):
+    "And from white to black, where the file says that 0 is white"
     top = 2**bits - 1
     a = np.linspace(0, top, 16).round().astype(int)
-    got = load_image(io.BytesIO(tiff(a, bits)), channels=1)
-    np.testing.assert_array_equal(got[0, 0], (a * 255 / top).round())
+    got = load_image(io.BytesIO(tiff(a, bits, photometric)), channels=1)
+    want = (a if photometric else top - a) * 255 / top
+    np.testing.assert_array_equal(got[0, 0], want.round())
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'png', 'webp', 'tif', 'mpo'])
+def test_first_picture_of_several(tmp_path, suffix):
+    options = dict(webp=dict(lossless=True), mpo=dict(quality=95)).get(suffix, {})
+    photo().save(tmp_path/f'a.{suffix}', save_all=True, **options,
+                 append_images=[Image.fromarray(255 - PHOTO)] * 2)
+    assert error(load_image(tmp_path/f'a.{suffix}'), COLOUR) <= 8
 
 
 @pytest.mark.parametrize('top', [255, 1023, 4095, 65535])
@@ -497,7 +507,8 @@ def test_missing_labels_of_json_lines_are_none(tmp_path):
     ('file,name\n1.png,cat\n', 'no column label or class or target'),
     ('file,label\n2.png,cat\n', 'which may be a/2.png or b/2.png'),
     ('file,label\n1.png,cat\na/1.png,dog\n',
-     'a/1.png two labels: cat (as 1.png) and dog (as a/1.png)'),
+     'a/1.png two labels: cat and dog, named 1.png and a/1.png'),
+    ('file,label\n1.png,cat\n1.png,dog\n', 'a/1.png two labels: cat and dog'),
     ('file,label\nx/1.png,cat\n', "None of the files that"),
     ('file,label\nx.png,cat\n', "None of the files that"),
     ('file,label\n', "None of the files that"),

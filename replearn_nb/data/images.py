@@ -35,7 +35,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.external import URLs, untar_data
 from fastcore.basics import patch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -79,8 +79,9 @@ def show_images(
 def _eight_bits(img: Image.Image) -> Image.Image:
     "Deep grey in 8 bits by the range of its type, and transparent parts on white"
     if img.mode.startswith('I;16'):
-        bits, = getattr(img, 'tag_v2', {}).get(258, (16,))  # TIFF's own: 12, say
-        return _scaled(img, 2**bits - 1)
+        tags = getattr(img, 'tag_v2', {})  # a TIFF's: 258 bits, 262 what 0 means
+        grey = _scaled(img, 2**tags.get(258, (16,))[0] - 1)
+        return ImageOps.invert(grey) if tags.get(262) == 0 else grey
     if img.mode == 'I' and img.format in ('PNG', 'PPM'):  # PIL's way to hold 16 bits
         return _scaled(img, 65535)
     if img.mode in ('I', 'F'):
@@ -428,8 +429,9 @@ def read_labels(
         if i is None or name is None:
             continue
         if names[i] not in ('', name):
-            raise ReplearnError(f'{path} gives {files[i]} two labels: {names[i]} (as '
-                                f'{told_by[i]}) and {name} (as {row})')
+            rows = '' if row == told_by[i] else f', named {told_by[i]} and {row}'
+            raise ReplearnError(f'{path} gives {files[i]} two labels: {names[i]} and '
+                                f'{name}{rows}')
         names[i], told_by[i] = name, row
     return names
 
