@@ -60,7 +60,7 @@ def as_command(
         if isinstance(kind, UnionType):
             kind = next(t for t in get_args(kind) if t is not type(None)) | None
         flags = [f'--{p.name.replace("_", "-")}']
-        least = dict(min=0) if p.name == 'seed' else {}
+        least = dict(min=dict(seed=0, seeds=1)[p.name]) if p.name[:4] == 'seed' else {}
         option = typer.Option(*flags, help=docs.get(p.name) or '', **least)
         params.append(p.replace(annotation=Annotated[kind, option],
                                 kind=p.KEYWORD_ONLY))

@@ -36,7 +36,7 @@ def replearn(capsys):
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     "A preset that takes seconds"
-    small = dict(epochs=1, steps=4, budgets=(1, 2), draws=2, trained_draws=1)
+    small = dict(epochs=1, steps=4, scratch_steps=4, budgets=(1, 2), draws=2)
     quick = simclr.PRESETS['quick'] | small
     monkeypatch.setitem(simclr.PRESETS, 'quick', quick)
     threads = torch.get_num_threads()
@@ -82,14 +82,14 @@ def test_run_writes_report_figure_and_representation(replearn, tmp_path):
         'figure.png', 'report.json', 'representation']
     report = json.loads((tmp_path/'r'/'report.json').read_text())
     assert list(report) == ['recipe', 'preset', 'data', 'device', 'seed', 'command',
-                            'versions', 'seconds', 'scores', 'headline']
+                            'versions', 'seconds', 'scores', 'method', 'headline']
     assert list(report['seconds']) == ['pretrain', 'transfer', 'total']
     assert {s['method'] for s in report['scores']} == {
-        'raw+linear', 'scratch', 'random+linear', 'simclr+knn', 'simclr+linear',
-        'simclr+finetune'}
-    assert all(list(s) == ['method', 'budget', 'seed', 'score', 'metric']
-               for s in report['scores'])
-    assert {'simclr+linear@1', 'knn_all_labels'} <= set(report['headline'])
+        'raw+linear', 'raw+knn', 'scratch', 'scratch+small_convnet', 'random+linear',
+        'simclr+knn', 'simclr+linear', 'simclr+finetune'}
+    assert all(list(s) == ['method', 'budget', 'seed', 'pretraining', 'score',
+                           'metric'] for s in report['scores'])
+    assert {'simclr+linear@1', 'labels_saved@1'} <= set(report['headline'])
     assert 'simclr+linear' in out
     loaded = Representation.load(tmp_path/'r'/'representation')
     assert loaded.card['scores'] == report['headline']

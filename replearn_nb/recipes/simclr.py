@@ -71,7 +71,7 @@ PRESETS = dict(
     quick=dict(
         encoder='strided_convnet', epochs=100, bs=256, lr=4e-3, wd=1e-4, temperature=.5,
         hidden=128, out=64, optimizer='adam', precision='fp32', steps=100,
-        scratch_steps=300, budgets=(1, 2, 5, 10, 50), draws=5),
+        scratch_steps=300, budgets=(1, 5, 10, 50), draws=5),
     full=dict(
         encoder='resnet18', epochs=200, bs=512, lr=1.5, wd=1e-4, temperature=.2,
         hidden=512, out=128, optimizer='lars', precision='bf16', steps=2000,
@@ -249,8 +249,7 @@ def finetune_method(
         head = fit_few(f, labelled, y, splits.n_classes).head()
         return finetune(
             rep.encoder, x[labelled], y, rep.preprocessing.normalise, splits.n_classes,
-            cfg['steps'], head=head, augment=make_views(splits), seed=seed,
-            device=device).predict(xt)
+            cfg['steps'], head=head, seed=seed, device=device).predict(xt)
 
     return tuned
 

@@ -289,7 +289,7 @@ def split_seed(
     if used != seed:
         Console(stderr=True).print(
             f'The representation was pre-trained on these data: they are split with '
-            f'seed {used} again, so that no test item was seen')
+            f'seed {used} again, so that no test item was seen', soft_wrap=True)
     return used
 
 # %% ../../nbs/transfer/report.ipynb #267a74c3
