@@ -19,12 +19,12 @@ def by_length(
     bs: int,  # rows per batch, at most
     tokens: int,  # per batch with padding, at most (or a single row)
 ) -> list[Tensor]:  # indices of rows, each row once
-    "Batches of rows of like length: at most an eighth of a row is padding"
+    "Batches of rows of like length: at most a sixteenth of a row is padding"
     order = lengths.argsort(stable=True)
     cuts, first, sorted_lengths = [0], 0, lengths[order].tolist()
     for i, n in enumerate(sorted_lengths):
         size, shortest = i - first, sorted_lengths[first]
-        if size == bs or (size + 1) * n > tokens or n > shortest + shortest // 8:
+        if size == bs or (size + 1) * n > tokens or n > shortest + shortest // 16:
             cuts.append(i)
             first = i
     return [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(order)], strict=True)
