@@ -228,7 +228,7 @@ def fill_in(
     model: MaskedLM,
     pre: TextPreprocessing,
     text: str,  # with ___ for what is missing
-    top: int = 5,  # how many guesses
+    top: int = 5,  # how many predictions
 ) -> list[list[tuple[str, float]]]:  # for each gap: (piece, probability)
     "What the model puts into the gaps of a text"
     tok, device = pre.tok, next(model.parameters()).device
