@@ -116,9 +116,9 @@ class GNN(nn.Module):
     def forward_features(self, graphs):  # (n, num_features)
         "A row for each atom"
         at = Neighbours(graphs.edge_index, graphs.edge_attr, len(graphs.x))
-        tables = self.x_embedding1.weight, self.x_embedding2.weight
+        h, tables = graphs.x, (self.x_embedding1.weight, self.x_embedding2.weight)
         for i, (conv, norm) in enumerate(zip(self.gnns, self.batch_norms, strict=True)):
-            h = norm(conv(h, at) if i else conv.of_kinds(graphs.x, tables, at))
+            h = norm(conv(h, at) if i else conv.of_kinds(h, tables, at))
             h = F.relu(h, inplace=True) if i + 1 < len(self.gnns) else h
             h = F.dropout(h, self.dropout, self.training)
         return h
