@@ -440,22 +440,22 @@ def _label_column(
     numbers = pd.to_numeric(raw, errors='coerce').replace([np.inf, -np.inf], np.nan)
     is_number = numbers[known].notna().all()
     values = sorted(set(numbers[known] if is_number else raw[known]))
-    missing = f'; {n} labels are missing' if (n := (~known).sum()) else ''
+    missing = f'; labels missing: {n}' if (n := (~known).sum()) else ''
     if len(values) < 2:
         what = f'one class only, {raw[known].iloc[0]}' if values else 'no label'
         raise ReplearnError(f'{path}: the column {column!r} has {what}: there is '
                             'nothing to learn to tell apart')
     if len(values) == 2:
         y = ((numbers if is_number else raw) == values[1]).astype(float).where(known)
-        said = ' and '.join(f'{(y == k).sum()} times {raw[y == k].iloc[0]} (class {k})'
-                            for k in (0, 1))
-        return y.to_numpy(), 'classification', f'has {said}{missing}'
+        said = ', '.join(f'{k} is {raw[y == k].iloc[0]!r} (rows: {(y == k).sum()})'
+                         for k in (0, 1))
+        return y.to_numpy(), 'classification', f'has two classes: {said}{missing}'
     if not is_number:
         odd = raw[known & numbers.isna()].iloc[0]
         raise ReplearnError(f'{path}: the column {column!r} has {len(values)} values, '
                             f'among them {odd!r}: labels are two classes, or numbers')
-    as_numbers = ': they are learned as numbers, not as classes'
-    said = f'has {len(values)} values{as_numbers * (len(values) <= 10)}{missing}'
+    few = ': they are learned as numbers, not as classes' if len(values) <= 10 else ''
+    said = f'has {len(values)} values{few}{missing}' if few or missing else ''
     return numbers.to_numpy(float), 'regression', said
 
 # %% ../../nbs/data/molecules.ipynb #d1523471
@@ -484,7 +484,8 @@ def read_csv(
     if len(set(kinds.values())) > 1:
         raise ReplearnError(f'{path}: labels are all classes or all numbers; here they '
                             f'are {", ".join(f"{c}: {k}" for c, k in kinds.items())}')
-    said = [f'{name}: the column {c!r} {s}' for c, (*_, s) in columns.items()]
+    said = [f'{name}: the column {c!r} {s}'
+            for c, (*_, s) in columns.items() if s]
     if len(said) > SHOWN:
         said[SHOWN:] = [f'{name}: and {len(said) - SHOWN} more columns']
     print(*said, sep='\n', end='\n' * bool(said), file=sys.stderr)
