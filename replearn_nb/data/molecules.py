@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ANY_ATOM', 'MASKED_ATOM', 'CHIRALITIES', 'BONDS', 'SELF_LOOP', 'MASKED_BOND', 'DIRECTIONS', 'MOST', 'CHUNK', 'CACHED',
            'SHOWN', 'LINES', 'MOLECULENET_FILES', 'DRUGS', 'TASKS', 'rdkit', 'quiet', 'parse', 'Graphs', 'parallel',
-           'read_graphs', 'to_pyg', 'show_molecules', 'Molecules', 'from_smiles', 'read_csv', 'read_smi', 'moleculenet',
-           'zinc', 'canonical', 'scaffold_split', 'random_split', 'overlap', 'check_split', 'fragments', 'assemble',
+           'read_graphs', 'to_pyg', 'show_molecules', 'canonical', 'Molecules', 'from_smiles', 'read_csv', 'read_smi',
+           'moleculenet', 'zinc', 'scaffold_split', 'random_split', 'overlap', 'check_split', 'fragments', 'assemble',
            'descriptors', 'group_labels', 'embedded', 'fingerprints', 'MoleculePreprocessing', 'as_smiles', 'is_table']
 
 # %% ../../nbs/data/molecules.ipynb #f686e2a0
@@ -368,6 +368,17 @@ def show_molecules(
     fig.tight_layout(pad=.3)
     return axes
 
+# %% ../../nbs/data/molecules.ipynb #e2a02773
+def _canonical(smiles: Sequence[str]) -> list[str]:
+    "RDKit's canonical SMILES of each"
+    Chem = rdkit()
+    return [Chem.MolToSmiles(parse(s)) for s in smiles]
+
+
+def canonical(smiles: Sequence[str]) -> list[str]:
+    "The identity of each molecule: equal for two writings of one, however annotated"
+    return [s for part in parallel(_canonical, smiles) for s in part]
+
 # %% ../../nbs/data/molecules.ipynb #95582de0
 @dataclass(repr=False)
 class Molecules:
@@ -572,17 +583,6 @@ def zinc(
     mols = from_smiles('zinc', list(smiles))
     first = {s: i for i, s in reversed([*enumerate(canonical(mols.smiles))])}
     return mols[torch.tensor(sorted(first.values())[:limit])]
-
-# %% ../../nbs/data/molecules.ipynb #e2a02773
-def _canonical(smiles: Sequence[str]) -> list[str]:
-    "RDKit's canonical SMILES of each"
-    Chem = rdkit()
-    return [Chem.MolToSmiles(parse(s)) for s in smiles]
-
-
-def canonical(smiles: Sequence[str]) -> list[str]:
-    "The identity of each molecule: equal for two writings of one, however annotated"
-    return [s for part in parallel(_canonical, smiles) for s in part]
 
 # %% ../../nbs/data/molecules.ipynb #41e33e37
 def _scaffolds(smiles: Sequence[str]) -> list[str]:
