@@ -75,7 +75,7 @@ DIRECTIONS = {'ENDUPRIGHT': 1, 'ENDDOWNRIGHT': 2}
 def parse(
     smiles: str,  # one molecule; what follows a blank is a name or a remark
 ):  # RDKit's molecule
-    "Read a SMILES without its atoms' map numbers; a `ReplearnError` says why it is none"
+    "Read a SMILES without map numbers; a `ReplearnError` says why it is none"
     Chem = rdkit()
     words = smiles.split(maxsplit=1) if isinstance(smiles, str) else []
     if not words:
@@ -875,7 +875,7 @@ def is_table(path: str | Path) -> bool:
     "Whether a file is a table, by its name"
     return str(path).lower().removesuffix('.gz').endswith(TABLES)
 
-
+# %% ../../nbs/data/molecules.ipynb #9f24d1e6
 @patch
 def count(self: MoleculePreprocessing, items) -> int:
     "How many molecules there are, readable or not"
