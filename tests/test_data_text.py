@@ -591,7 +591,7 @@ AWKWARD = {
     'ragged.csv': ('text,label,extra\na,x\nb\nc,y,z\n\n,,\n', [
         ('a', 'x'), ('b', None), ('c', 'y')]),
     'numbers.jsonl': ('{"text": 12, "label": 1.0}\r\n{"text": "b", "label": "1"}\r\n'
-                      '\r\n{"text": 2.5}\r\n{"label": 2}\r\n{"text": "c", "label": 2}', [
+                      '\r\n{"text": 2.5}\n{"label": 2}\n{"text": "c", "label": 2}', [
         ('12', '1'), ('b', '1'), ('2.5', None), ('c', '2')]),
     'long.txt': ('x' * 300_000 + '\nshort\n' + 'y' * 100_000, [
         ('x' * 100_000, None), ('short', None), ('y' * 100_000, None)]),

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+# %% ../../nbs/data/text.ipynb #d341f197
 import numpy as np
 import pandas as pd
 import pooch
@@ -149,7 +150,7 @@ def _check_columns(path: Path, column: str | None):
         raise ReplearnError(f'{path} has no columns, so none is called {column!r}: a '
                             f'table has ({", ".join(TABLES)})')
 
-
+# %% ../../nbs/data/text.ipynb #f794b23b
 def _read(
     path: Path,
     counts: Counter,  # gets what was mended
