@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+# %% ../../nbs/data/text.ipynb #d341f197
 import numpy as np
 import pandas as pd
 import pooch
@@ -149,7 +150,7 @@ def _check_columns(path: Path, column: str | None):
         raise ReplearnError(f'{path} has no columns, so none is called {column!r}: a '
                             f'table has ({", ".join(TABLES)})')
 
-
+# %% ../../nbs/data/text.ipynb #f794b23b
 def _read(
     path: Path,
     counts: Counter,  # gets what was mended
@@ -213,15 +214,16 @@ def _read_folder(
     names = sorted(n for n in names if not any(p[0] == '.' for p in n.split('/')))
     if not names:
         raise ReplearnError(f'There is no .txt file in {path} or the folders below it')
-    files, parts = [path/n for n in names], given_parts(names)
-    labels = ['' if p == 'unlabelled' else f.parent.name
-              for f, p in zip(files, parts or [''] * len(files), strict=True)]
+    parts = given_parts(names)
+    folders = [n.split('/')[bool(parts):-1] for n in names]
+    labels = [f[-1] if f and p != 'unlabelled' else ''
+              for f, p in zip(folders, parts or [''] * len(names), strict=True)]
     if len(set(labels) - {''}) < 2:
         labels = None
     else:
         _count_missing(filter(None, labels), counts)
-    return dict(texts=read_files(files, path, counts), labels=labels, parts=parts,
-                names=names)
+    texts = read_files([path/n for n in names], path, counts)
+    return dict(texts=texts, labels=labels, parts=parts, names=names)
 
 # %% ../../nbs/data/text.ipynb #da710c0b
 NOT_LIBRARY = {'site-packages', 'dist-packages', 'test', 'tests', 'idle_test',
