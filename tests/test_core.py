@@ -146,23 +146,25 @@ def test_zero_where_the_recipe_allows_it():
     few = dict(trained_draws=0)
     assert choose_settings(simclr.PRESETS, 'quick', ('trained_draws',), **few)[
         'trained_draws'] == 0
-    with pytest.raises(ReplearnError, match='a whole number above 0, not 0'):
+    with pytest.raises(ReplearnError, match='trained_draws must be above 0, not 0'):
         choose_settings(simclr.PRESETS, 'quick', **few)
 
 
 @pytest.mark.parametrize('changes, says', [
-    (dict(bs='8'), "bs must be a whole number above 0, not '8'"),
-    (dict(bs=True), 'bs must be a whole number above 0, not True'),
-    (dict(epochs=1.5), 'epochs must be a whole number above 0, not 1.5'),
-    (dict(epochs=-1), 'epochs must be a whole number above 0, not -1'),
-    (dict(lr=float('inf')), 'lr must be a number above 0, not inf'),
-    (dict(lr=float('nan')), 'lr must be a number above 0, not nan'),
-    (dict(lr='1e-3'), "lr must be a number above 0, not '1e-3'"),
-    (dict(dropout=-.1), 'dropout must be a number, 0 or above, not -0.1'),
+    (dict(bs='8'), "bs must be a whole number, not '8'"),
+    (dict(bs=True), 'bs must be a whole number, not True'),
+    (dict(epochs=1.5), 'epochs must be a whole number, not 1.5'),
+    (dict(epochs=-1), 'epochs must be above 0, not -1'),
+    (dict(lr=float('inf')), 'lr must be a number, not inf'),
+    (dict(lr=float('nan')), 'lr must be a number, not nan'),
+    (dict(lr='1e-3'), "lr must be a number, not '1e-3'"),
+    (dict(dropout=-.1), 'dropout must be 0 or above, not -0.1'),
     (dict(variant=3), 'variant must be text, not 3'),
     (dict(budgets=5), 'budgets must be a list, not 5'),
     (dict(budgets='12'), "budgets must be a list, not '12'"),
-    (dict(budgets=(5, .5)), 'each of budgets must be a whole number, 0 or above'),
+    (dict(lr=0.), 'lr must be above 0, not 0.0'),
+    (dict(budgets=(5, -1)), 'each of budgets must be 0 or above, not -1'),
+    (dict(budgets=(5, .5)), 'each of budgets must be a whole number, not 0.5'),
 ])
 def test_settings_that_are_not(changes, says):
     with pytest.raises(ReplearnError) as e:
