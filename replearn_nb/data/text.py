@@ -25,7 +25,7 @@ import tarfile
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -734,10 +734,9 @@ def dls(
     tok: Tokenizer,
     max_len: int = 128,  # tokens a row
     device: str | torch.device | None = None,  # None: the best there is
-    rows: Callable = pack,  # or `pair_up` of pretext.masked_lm, for next sentences
 ) -> DataLoaders:  # batches (ids, doc), each (bs, max_len)
     "fastai `DataLoaders` for pre-training: packed rows, validated on `valid`"
-    parts = [rows(tok.encode(self.part(p)[0]), max_len, tok)
+    parts = [pack(tok.encode(self.part(p)[0]), max_len, tok)
              for p in ('unlabelled', 'valid')]
     return tensor_dls(*parts, bs=bs, device=device)
 
@@ -816,10 +815,10 @@ def count(self: TextPreprocessing, items) -> int:
 def batches(
     self: TextPreprocessing,
     items,  # what `listed` takes
-    bs: int = 256,  # texts a batch
+    bs: int = 256,  # texts per batch of an encoder; 64 batches are given at once
     skipped: list | None = None,  # gets (name, why) of those that are empty
 ) -> Iterator[tuple[list[str], Tensor]]:  # names; int32 (n, length)
-    "Token ids of texts in batches, padded to the longest of each, with their names"
+    "Token ids of 64 * bs texts at a time, which an encoder sorts by length, and names"
     texts, names = listed(items)
     texts = [clean(t) for t in texts]
     empty = [(n, 'the text is empty') for n, t in zip(names, texts, strict=True)
@@ -830,8 +829,8 @@ def batches(
         skipped += empty
     rows = [(n, t) for n, t in zip(names, texts, strict=True) if t]
     cut = 0
-    for i in range(0, len(rows), bs):
-        names, texts = zip(*rows[i:i + bs], strict=True)
+    for i in range(0, len(rows), 64 * bs):
+        names, texts = zip(*rows[i:i + 64 * bs], strict=True)
         ids = self.tok.encode(texts)
         cut += sum(len(t) > self.max_len - 2 for t in ids)
         yield list(names), self.pad(ids)
