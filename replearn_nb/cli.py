@@ -64,6 +64,8 @@ def as_command(
 
     def command(**kwargs):
         report = run(**kwargs)
+        if report is None:  # of all ranks but the first
+            return
         report.show(console())
         console().print(f'Written to {report.folder}', soft_wrap=True, highlight=False)
 

@@ -20,7 +20,7 @@ from fastai.optimizer import Adam
 from torch import nn
 
 from ..encoders.convnets import resnet18, strided_convnet
-from ..pretext.base import pretrain
+from ..pretext.base import end_ranks, pretrain
 from ..pretext.optim import lars
 from ..pretext.simclr import simclr_learner
 from ..pretext.views import digit_views, simclr_views
@@ -302,7 +302,9 @@ def run(
         score = partial(monitor_score, splits) if monitor else None
         learn = make_learner(splits, cfg, device, seed, score=score)
         pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'], folder=folder,
-                 plan=dict(data=splits.hash, temperature=cfg['temperature']))
+                 plan=dict(data=splits.hash))
+        if end_ranks():  # rank 0 alone saves and scores
+            return None
         rep = keep(learn, splits, cfg, seed)
         rep.save(folder/'representation')
         start = min(start, learn.began)  # that of a run that goes on lies far back
