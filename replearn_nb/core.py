@@ -295,7 +295,7 @@ def choose_settings(
             changed[k] = _alike(k, v, [*like, 0] if k in zero else like)
     return known | changed
 
-# %% ../nbs/core.ipynb #c510fe2b
+# %% ../nbs/core.ipynb #cb5ea380
 def _alike(k: str, v, like: list):
     "`v`, if it is of the kind and sign that a setting has in the presets"
     kind = next((t for t in (str, bool, int) if all(type(o) is t for o in like)), float)
@@ -344,7 +344,7 @@ def run_folder(
                 else 'Stopped before anything was kept: the same command starts anew'
             ) from e
 
-# %% ../nbs/core.ipynb #a7204b2b
+# %% ../nbs/core.ipynb #1dc6119f
 @contextlib.contextmanager
 def _locked(folder: Path, mark: Path):
     "Make the folder, and lock it by its file `mark`; remove an empty one at the end"
@@ -438,7 +438,7 @@ def _number(v) -> str:
 
 # %% ../nbs/core.ipynb #99b078f3
 class TensorDL(DataLoader):
-    "A fastai `DataLoader` over tensors in memory: one indexing operation a batch"
+    "A fastai `DataLoader` over tensors in memory: one indexing operation per batch"
     def __init__(
         self,
         *tensors: Tensor,  # each (n, ...); a batch is a tuple of their rows

@@ -43,6 +43,7 @@ from .optim import warmup_cosine
 from replearn_nb.core import (
     ReplearnError,
     atomic_path,
+    keep_memory,
     local_seed,
     mix_seed,
     need_extra,
@@ -179,7 +180,7 @@ def plain(o):
         return [plain(v) for v in o]
     return o
 
-# %% ../../nbs/pretext/base.ipynb #ae433de3
+# %% ../../nbs/pretext/base.ipynb #10001227
 def settings_of(
     o,  # a module, callback, function, dataclass; dicts and lists of them
     name: str = '',  # what it is called
@@ -219,7 +220,7 @@ def settings_of(
 
 SIMPLE = bool | int | float | str | Enum
 
-# %% ../../nbs/pretext/base.ipynb #e318685a
+# %% ../../nbs/pretext/base.ipynb #484f52e4
 def data_hash(dl) -> str | None:  # None: it has no tensors, they come from files
     "A fingerprint of the rows of a `TensorDL`"
     digest = hashlib.sha256()
@@ -368,7 +369,7 @@ class AccumulateGradients(GradientAccumulation):
         self.count = 0
         self.opt.zero_grad()
 
-# %% ../../nbs/pretext/base.ipynb #e7be3111
+# %% ../../nbs/pretext/base.ipynb #59b5de56
 def training_cbs(
     device: torch.device,
     precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16' (CUDA)
@@ -382,7 +383,7 @@ def training_cbs(
     cbs += [AccumulateGradients(accumulate * rows)] if accumulate > 1 else []
     return cbs
 
-# %% ../../nbs/pretext/base.ipynb #9042f247
+# %% ../../nbs/pretext/base.ipynb #8c9cf966
 class PretextLearner(Learner):
     "A Learner whose predictions are about questions, not about items"
     def get_preds(self, *args, **kwargs):
@@ -439,7 +440,7 @@ def distributed(learn: Learner):
     finally:
         learn.dls.loaders = loaders
 
-# %% ../../nbs/pretext/base.ipynb #ccb0e8a0
+# %% ../../nbs/pretext/base.ipynb #c7aaaedb
 def end_ranks() -> bool:  # whether this process is done, as all but rank 0 are
     "Wait for all processes of `torchrun`, and let rank 0 go on as the only one"
     if dist.is_available() and dist.is_initialized():
@@ -482,11 +483,13 @@ def pretrain(
         start = cbs[-1].start()
         learn.began -= cbs[-1].spent
     try:
+        keep_memory(learn.dls.device.type == 'cpu')
         with distributed(learn), learn.no_bar(), learn.no_logging():
             learn.fit(epochs, lr=lr, wd=wd, cbs=cbs, start_epoch=start)
     except ReplearnError as e:  # without what fastai puts before it
         raise ReplearnError(str(e).split('`:\n\t')[-1]) from e
     finally:
+        keep_memory(False)
         for cb in learn.cbs:
             if isinstance(cb, ShowProgress):
                 cb.close()
