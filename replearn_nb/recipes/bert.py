@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'VARIANTS', 'linear_methods', 'training_method', 'finetune
            'load_splits', 'make_learner', 'keep', 'token_ids', 'evaluate', 'headline', 'names_and_answers', 'published',
            'published_methods', 'run', 'pretrain_all', 'score_all', 'to_compare', 'transfer']
 
-# %% ../../nbs/chapters/bert.ipynb #7bd710a4
+# %% ../../nbs/chapters/bert.ipynb #2a0e9479
 import math
 import sys
 import time
@@ -31,7 +31,7 @@ from ..transfer.finetune import finetune, train_from_scratch
 from ..transfer.probes import probe_method
 from ..transfer.report import Report, device_name, kept_file, seconds_since
 from ..transfer.spans import finetune_spans, mean_exact_match, mean_f1
-from ..transfer.tasks import gains
+from ..transfer.tasks import changes, gains
 from ..transfer.tokens import entity_f1, finetune_tokens
 from ..transfer.words import tfidf_method
 from replearn_nb.core import (
@@ -44,7 +44,7 @@ from replearn_nb.core import (
     run_folder,
 )
 
-# %% ../../nbs/chapters/bert.ipynb #941ccfb7
+# %% ../../nbs/chapters/bert.ipynb #e0845322
 from replearn_nb.data.text import (
     TEXTS,
     TextPreprocessing,
@@ -60,11 +60,9 @@ from replearn_nb.pretext.masked_lm import (
     unigram_bits,
 )
 from replearn_nb.transfer.labels import (
-    LEAST_5,
     LabelTask,
     affordable,
     label_efficiency,
-    mean_and_half,
     mean_scores,
     read_scores,
     savings,
@@ -121,24 +119,18 @@ def scratch_method(rep, x, n_classes, cfg, device) -> Callable:
     return training_method(train_from_scratch, rep.untrained, x, n_classes, cfg, device,
                            cfg['scratch_times'], lr=cfg['scratch_lr'])
 
-# %% ../../nbs/chapters/bert.ipynb #323e0c28
+# %% ../../nbs/chapters/bert.ipynb #3c5eedcb
 def leads(
     df: pd.DataFrame,  # method, budget, seed, score, pretraining
     method: str,
     other: str,
-) -> pd.DataFrame:  # a row for each budget: lead, low, high
+) -> pd.DataFrame:  # a row for each budget: change, low, high
     "How far a method is ahead, with a 95% interval over draws and pre-trainings"
-    scores = df.pivot_table('score', ['budget', 'seed'], ['method', 'pretraining'])
-    gap = scores[method].sub(scores[other].mean(axis=1), axis=0).dropna()
-    rows = {}
-    for budget, x in gap.groupby(level='budget'):
-        mean, half = x.to_numpy().mean(), np.nan
-        if len(x) >= LEAST_5:
-            mean, half = mean_and_half(x.to_numpy())
-        rows[budget] = dict(lead=mean, low=mean - half, high=mean + half)
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('budget')
+    df = df[df.method.isin([method, other])]
+    table = changes(df.assign(task=df.budget), other).set_index('task')
+    return table[['change', 'low', 'high']].sort_index().rename_axis('budget')
 
-# %% ../../nbs/chapters/bert.ipynb #a66bb725
+# %% ../../nbs/chapters/bert.ipynb #816961c8
 PRESETS = dict(
     quick=dict(
         variant='cramming', depth=1, width=64, heads=2, hidden=128, vocab_size=2000,
@@ -257,7 +249,7 @@ def evaluate(
         tables.append(score(published_methods(other, splits, cfg, device), file=file))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/chapters/bert.ipynb #96e3ecac
+# %% ../../nbs/chapters/bert.ipynb #24b0623d
 def headline(
     df: pd.DataFrame,  # from `evaluate`
     reps: list[Representation],
@@ -271,7 +263,7 @@ def headline(
         told[f'{m}@{b or "all"}'] = mean
     for short, other in dict(scratch='scratch', tfidf='tfidf+linear').items():
         for b, row in (leads(df, name, other) if len(df) else df).iterrows():
-            for end, value in ('', row.lead), (', low', row.low), (', high', row.high):
+            for end, value in ('', row.change), (', low', row.low), (', high', row.high):
                 told[f'over_{short}@{b or "all"}{end}'] = value
     told = {k: round(float(v), 4) for k, v in told.items() if math.isfinite(v)}
     return told | (savings(df, name) if len(df) else {})
