@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from torch.nn import functional as F
 
 from replearn_nb.core import ReplearnError
 from replearn_nb.transfer.probes import (
     LinearProbe,
     knn_accuracy,
+    knn_method,
     knn_predict,
     lbfgs,
     principal_axes,
+    probe_method,
 )
 
 def make(n, d, n_classes=4, spread=1., seed=0):
@@ -160,24 +163,59 @@ def test_standardise_on():
         probe.predict_proba(x), peer.predict_proba(scaled), atol=1e-5)
 
 
-def test_strength_is_chosen_on_validation_data():
-    (x, y), (xv, yv) = make(60, 40, spread=4), make(200, 40, spread=4)
+def test_strength_is_chosen_by_cross_validation_inside_the_labels():
+    "Each fold is left out once; scikit-learn fits the rest"
+    x, y = make(60, 40, spread=4)
     strengths = [10., 1e-3, .1]
-    probe = LinearProbe.fit(x, y, xv, yv, strengths=strengths)
-    single = {C: LinearProbe.fit(x, y, strengths=[C]) for C in strengths}
-    right = {C: (p.predict(xv) == yv).double().mean().item() for C, p in single.items()}
+    probe = LinearProbe.fit(x, y, strengths=strengths)
     assert list(probe.scores) == sorted(strengths)
+    scaled, std = x.numpy(), x.std(0, correction=0).numpy()
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
     for C in strengths:
-        assert probe.scores[C] == pytest.approx(right[C], abs=.011)
+        total = 0.
+        for fit, held in folds.split(scaled, y):
+            peer = optimum((scaled[fit] - scaled[fit].mean(0)) / std, y[fit].numpy(), C)
+            logp = peer.predict_log_proba((scaled[held] - scaled[fit].mean(0)) / std)
+            total += logp[np.arange(len(held)), y[held]].sum()
+        assert probe.scores[C] == pytest.approx(total / 60, rel=.02)
     assert probe.C == max(probe.scores, key=probe.scores.get)
-    torch.testing.assert_close(
-        probe.predict_proba(xv), single[probe.C].predict_proba(xv), rtol=0, atol=1e-4)
+    single = LinearProbe.fit(x, y, strengths=[probe.C])
+    torch.testing.assert_close(probe.weight, single.weight, rtol=0, atol=1e-4)
 
 
-def test_ties_go_to_the_better_likelihood():
-    x, y = make(100, 30, 3, spread=.1)
-    probe = LinearProbe.fit(x, y, x, y, strengths=[1e-2, 1., 100.])
-    assert set(probe.scores.values()) == {1.} and probe.C == 100
+def test_a_class_with_one_example_leaves_no_choice():
+    x, y = make(20, 10)
+    y[0] = 9
+    probe = LinearProbe.fit(x, y)
+    assert probe.C == .1 and probe.scores == {}
+
+
+def test_methods_of_frozen_features():
+    x, y = make(80, 6, spread=.1)
+    f, labelled = dict(train=x[:60], test=x[60:]), np.arange(60)
+    for method in probe_method(f, 4), knn_method(f, 4):
+        assert (method(labelled, y[:60], 0) == y[60:]).double().mean() > .9
+        turned = method(labelled, (y[:60] + 1) % 4, 0)  # only what it is given counts
+        assert (turned == (y[60:] + 1) % 4).double().mean() > .9
+
+
+@pytest.mark.parametrize('scale', [1e-30, 1e30])
+def test_neighbours_at_any_scale(scale):
+    (x, y), (q, _) = make(60, 8), make(20, 8, seed=1)
+    x, q = x.float(), q.float()
+    torch.testing.assert_close(knn_predict(x * scale, y, q * scale),
+                               knn_predict(x, y, q), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(k=0), 'k should be at least 1'), (dict(k=-1), 'k should be at least 1'),
+    (dict(temperature=0), 'temperature above 0'),
+    (dict(labels=['a'] * 40), 'labels should be whole numbers'),
+    (dict(labels=[None] * 40), 'labels should be whole numbers')])
+def test_neighbours_say_what_is_wrong(change, says):
+    x, y = make(40, 10)
+    with pytest.raises(ReplearnError, match=says):
+        knn_predict(**dict(features=x, labels=y, queries=x) | change)
 
 
 def test_head_is_the_probe():
@@ -212,11 +250,9 @@ def test_arrays_and_half_precision():
 
 @pytest.mark.parametrize('change, says', [
     (dict(y=torch.zeros(40).long()), 'All 40 labels are 0: a probe needs'),
-    (dict(x_valid=torch.zeros(40, 3)), 'x has 10 features, x_valid has 3'),
-    (dict(x_valid=None, y_valid=None), 'To choose a strength'),
     (dict(y=torch.arange(39)), 'y should be 40 whole numbers'),
     (dict(y=torch.arange(40) - 1), 'y run from -1 to 38'),
-    (dict(y_valid=torch.full((40,), 7), n_classes=4), 'y_valid run from 7 to 7'),
+    (dict(y=['cat'] * 40), 'y should be whole numbers'),
     (dict(x=torch.full((40, 10), torch.inf)), 'x hold NaN or infinity, first in row 0'),
     (dict(standardise_on=torch.full((4, 10), torch.nan)), 'standardise_on hold NaN'),
     (dict(standardise_on=torch.ones(4, 9)), 'standardise_on has 9'),
@@ -225,7 +261,7 @@ def test_arrays_and_half_precision():
 ])
 def test_probe_says_what_is_wrong(change, says):
     x, y = make(40, 10)
-    args = dict(x=x, y=y, x_valid=x, y_valid=y) | change
+    args = dict(x=x, y=y) | change
     with pytest.raises(ReplearnError, match=says):
         LinearProbe.fit(**args)
 
@@ -233,9 +269,9 @@ def test_probe_says_what_is_wrong(change, says):
 def test_nothing_is_changed_or_drawn():
     x, y = make(40, 10)
     before, state = x.clone(), torch.get_rng_state()
-    a = LinearProbe.fit(x, y, x, y)
+    a = LinearProbe.fit(x, y)
     assert torch.equal(x, before) and torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(a.weight, LinearProbe.fit(x, y, x, y).weight)
+    assert torch.equal(a.weight, LinearProbe.fit(x, y).weight)
 
 
 def test_principal_axes_span_the_rows():
@@ -261,10 +297,10 @@ def test_lbfgs_far_from_the_quadratic():
 
 
 def test_small_problems_are_quick():
-    (x, y), (xv, yv) = make(100, 128, 10), make(180, 128, 10)
+    x, y = make(100, 128, 10)
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        LinearProbe.fit(x, y, xv, yv)
+        LinearProbe.fit(x, y)
         seconds.append(time.process_time() - start)
     assert min(seconds) < .5  # about .02 on an idle machine
