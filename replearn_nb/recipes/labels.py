@@ -425,7 +425,7 @@ ON_IMAGES = dict(hungry='scratch', frugal='raw+linear')  # for `crossing`
 
 # %% ../../nbs/chapters/labels.ipynb #a4236d19
 PRESETS = dict(
-    quick=dict(data='digits', seeds=12, draws=10, network_draws=10, width=16, steps=60,
+    quick=dict(data='digits', seeds=12, draws=10, network_draws=8, width=16, steps=100,
                budgets=(1, 2, 5, 10, 20, 50)),
     full=dict(data='fashion_mnist', seeds=64, draws=10, network_draws=5, width=64,
               steps=1000, budgets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)))
