@@ -21,22 +21,24 @@ from replearn_nb.transfer.report import (
 def a_report(**changes):
     curves = {'raw+linear': [.5, .7, .9], 'scratch': [.4, .7, .95],
               'simclr+linear': [.8, .9, .97]}
-    scores = [dict(method=m, budget=b, seed=s, score=score + .01 * s, metric='accuracy')
+    scores = [dict(method=m, budget=b, seed=s, pretraining=0, score=score + .01 * s,
+                   metric='accuracy')
               for m, curve in curves.items()
               for b, score in zip([1, 10, 50], curve, strict=True) for s in range(3)]
     return Report(**dict(
         recipe='simclr', preset='quick', data='digits', device='cpu, 2 threads', seed=0,
         seconds=dict(pretrain=60., transfer=20., total=81.), scores=scores,
-        headline={'labels_saved@10': 3.6}) | changes)
+        method='simclr+linear', headline={'labels_saved@10': '3.6'}) | changes)
 
 
 def test_the_file_is_what_the_issue_asks_for(tmp_path):
     report = a_report(command='replearn run simclr')
     data = json.loads(report.save(tmp_path/'new'/'folder').read_text())
     assert list(data) == ['recipe', 'preset', 'data', 'device', 'seed', 'command',
-                          'versions', 'seconds', 'scores', 'headline']
+                          'versions', 'seconds', 'scores', 'method', 'headline']
     assert list(data['seconds']) == ['pretrain', 'transfer', 'total']
-    assert list(data['scores'][0]) == ['method', 'budget', 'seed', 'score', 'metric']
+    assert list(data['scores'][0]) == [
+        'method', 'budget', 'seed', 'pretraining', 'score', 'metric']
     assert {'python', 'torch', 'fastai', 'replearn_nb',
             'numpy'} <= set(data['versions'])
     assert sorted(p.name for p in report.folder.iterdir()) == ['figure.png',
@@ -61,7 +63,9 @@ def test_all_labels_are_a_budget_of_0(tmp_path):
 
 def test_nothing_is_saved_where_only_one_budget_is_measured():
     report = a_report(scores=[s for s in a_report().scores if s['budget'] == 10])
-    assert sentences(report)[0].endswith('without pre-training 10 are not enough.')
+    assert sentences(report)[0].endswith(
+        'any method without pre-training needs more than 10: more than 1 times as '
+        'many.')
 
 
 def test_a_round_trip_is_equal(tmp_path):
@@ -81,9 +85,10 @@ def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
 @pytest.mark.parametrize('changes, named', [
     (dict(headline=dict(ratio=float('nan'))), 'headline: ratio is nan'),
     (dict(seconds=dict(total=float('inf'))), 'seconds: total is inf'),
-    (dict(scores=[dict(method='raw', budget=1, seed=0, score=np.nan, metric='F1')]),
+    (dict(scores=[dict(method='raw', budget=1, seed=0, pretraining=0, score=np.nan,
+                       metric='F1')]),
      'score 0: score is nan'),
-    (dict(scores=[dict(method='raw', budget=1, seed=0, score=1)]),
+    (dict(scores=[dict(method='raw', budget=1, seed=0, pretraining=0, score=1)]),
      'score 0: it has no metric')])
 def test_what_json_does_not_know_is_refused_and_nothing_is_written(
         tmp_path, changes, named):
@@ -149,8 +154,30 @@ def test_binary_rubbish_is_refused(tmp_path):
 def test_the_headline_sentence():
     said = sentences(a_report())[0]
     assert said == (  # .91 lies .2 of the way from .71 to .96: 10 * 5 ** .8
-        'With 10 labels a class simclr+linear reaches 0.910 accuracy; the best method '
-        'without pre-training (scratch) needs 36 (36 to 36): 3.6 times as many.')
+        'With 10 labels per class simclr+linear reaches 0.910 accuracy; the best '
+        'method without pre-training (scratch) needs 36: 3.6 times as many.')
+
+
+def test_harm_is_said_and_an_interval_says_what_it_covers():
+    scores = [dict(method=m, budget=b, seed=s, pretraining=p, metric='accuracy',
+                   score=score + .001 * (s - 2) * (p - 1))
+              for m, curve, pretrainings in (
+                  ('raw+linear', [.5, .7, .9], 1), ('simclr+linear', [.3, .6, .8], 3))
+              for b, score in zip([1, 10, 50], curve, strict=True)
+              for s in range(5) for p in range(pretrainings)]
+    said = sentences(a_report(scores=scores))[0]
+    assert 'needs 3' in said and said.endswith(
+        '0.32 times as many. The range is a 95% interval over 5 draws of labels and 3 '
+        'pre-trainings, on one test set.')
+    assert 'no more' not in said
+
+
+def test_the_method_named_beforehand_is_told_though_another_did_better():
+    report = a_report(method='simclr+linear')
+    better = [dict(o, method='simclr+knn', score=.99) for o in report.scores
+              if o['method'] == 'simclr+linear']
+    report.scores += better
+    assert report.saving.method == 'simclr+linear'
 
 
 def test_without_pre_training_only_the_numbers_are_said():

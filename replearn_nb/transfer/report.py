@@ -21,6 +21,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -35,6 +36,7 @@ from replearn_nb.transfer.labels import (
     best_saving,
     is_baseline,
     plot_label_efficiency,
+    saving_in_words,
     summary,
 )
 
@@ -92,12 +94,13 @@ class Report:
     versions: dict = field(default_factory=versions)
     seconds: dict  # {'pretrain': ..., 'transfer': ..., 'total': ...}
     scores: list  # a dict for each score: see `SCORE`
-    headline: dict  # name -> number
+    method: str = ''  # named beforehand: whose labels saved are told; '': none
+    headline: dict  # name -> number, or a number in words
     folder: Path | None = None  # where report.json, figure.png and the rest lie
 
     @property
     def table(self) -> pd.DataFrame:
-        "The scores: method, budget (0: all labels), seed, score, metric"
+        "The scores: method, budget (0: all labels), seed, pretraining, score, metric"
         return pd.DataFrame(self.scores, columns=list(SCORE))
 
     @property
@@ -115,37 +118,49 @@ class Report:
         "Mean ± standard deviation, a row for each method"
         return summary(self.table).rename(columns={0: 'all'})
 
+    @property
+    def saving(self) -> pd.Series | None:
+        "What `method` saves at one budget: a row of `labels_saved`"
+        return best_saving(self.few, method=self.method or None)
 
-SCORE = {'method': str, 'budget': int | float, 'seed': int, 'score': int | float,
-         'metric': str}
+
+SCORE = {'method': str, 'budget': int | float, 'seed': int, 'pretraining': int,
+         'score': int | float, 'metric': str}
 
 # %% ../../nbs/transfer/report.ipynb #e7e1fc9a
 def sentences(
     report: Report,
 ) -> list[str]:
     "What a report found: the labels saved, then its headline numbers"
-    said, saving = [], best_saving(report.few)
+    said, saving = [], report.saving
     if saving is not None:
-        metric = report.scores[0]['metric']
         plural = '' if saving.budget == 1 else 's'
         said.append(
-            f'With {saving.budget} label{plural} a {report.per} {saving.method} '
-            f'reaches {saving.score:.3f} {metric}; {_without(saving)}.')
-    return said + [f'{name}: {number:.4g}' for name, number in report.headline.items()]
+            f'With {saving.budget} label{plural} per {report.per} {saving.method} '
+            f'reaches {saving.score:.3f} {report.scores[0]["metric"]}; '
+            f'{_without(saving)}.{_covers(report, saving)}')
+    return said + [f'{name}: {o}' if isinstance(o, str) else f'{name}: {o:.4g}'
+                   for name, o in report.headline.items()]
 
 # %% ../../nbs/transfer/report.ipynb #7a9b1a08
 def _without(saving: pd.Series) -> str:
     "What it takes without pre-training, in words"
-    if saving.ratio <= 1 and not saving.at_least:
-        return f'{saving.baseline}, without pre-training, needs no more'
-    if saving.at_least:
-        enough = f'without pre-training {saving.needed:.0f} are not enough'
-        more = f': it saves at least {saving.ratio:.1f} times the labels'
-        return enough + (more if saving.ratio > 1 else '')
-    labels, low, high = (f'{n:.0f}' if n >= 10 else f'{n:.1f}'
-                         for n in (saving.needed, saving.low, saving.high))
-    return (f'the best method without pre-training ({saving.baseline}) needs {labels} '
-            f'({low} to {high}): {saving.ratio:.1f} times as many')
+    labels, times = (saving_in_words(saving, ratio) for ratio in (False, True))
+    best = f'the best method without pre-training ({saving.baseline})'
+    if np.isinf(saving.needed):
+        best = 'any method without pre-training'
+    return f'{best} needs {labels}: {times.split(" (")[0]} times as many'
+
+
+def _covers(report: Report, saving: pd.Series) -> str:
+    "What the interval is taken over, if there is one"
+    if np.isnan(saving.low):
+        return ''
+    rows = report.few[report.few.method == saving.method]
+    draws, trained = rows.seed.nunique(), rows.pretraining.nunique()
+    over = f'{draws} draws of labels' + (
+        f' and {trained} pre-trainings' if trained > 1 else ', with one pre-training')
+    return f' The range is a 95% interval over {over}, on one test set.'
 
 # %% ../../nbs/transfer/report.ipynb #83fc8c1f
 @patch
@@ -200,8 +215,8 @@ def check_report(
     _check_kinds(data, kinds, f'{where} is no report of this version')
     for i, row in enumerate(data['scores']):
         _check_kinds(row, SCORE, f'{where} is damaged in score {i}')
-    for name in 'seconds', 'headline':
-        _check_kinds(data[name], dict.fromkeys(data[name], int | float),
+    for name, kind in dict(seconds=int | float, headline=int | float | str).items():
+        _check_kinds(data[name], dict.fromkeys(data[name], kind),
                      f'{where} is damaged in {name}')
     return data
 
@@ -244,12 +259,12 @@ def finish(
     rep: Representation,  # that the run made; its card gets the headline
     folder: Path,  # of the run
 ):
-    "Save the representation and the report; take away what a run goes on from"
+    "Save the representation and the report; remove what a run resumes from"
     rep.card['scores'] = self.headline
     rep.save(folder/'representation')
     self.save(folder)
-    (folder/'checkpoint.pt').unlink(missing_ok=True)
-    shutil.rmtree(folder/'measured', ignore_errors=True)
+    for left in 'checkpoints', 'measured':
+        shutil.rmtree(folder/left, ignore_errors=True)
 
 
 def kept_file(
@@ -271,7 +286,7 @@ def figure(self: Report) -> Figure:
         title, metric = f'{self.recipe} on {self.data}', self.scores[0]['metric']
         if len(self.few):
             plot_label_efficiency(self.few, fig.subplots(), title, metric,
-                                  f'labels per {self.per}')
+                                  f'labels per {self.per}', method=self.method or None)
         else:
             groups = self.table.groupby('method', sort=False).score
             ax, std = fig.subplots(), groups.std().fillna(0)
@@ -286,7 +301,7 @@ def load(
     cls: Report,
     path: str | Path,  # report.json, or the folder that it lies in
 ) -> Report:
-    "Read a report, or say what is wrong with it"
+    "Read a report; a `ReplearnError` says what is wrong with it"
     path = Path(path)
     path = path/'report.json' if path.is_dir() else path
     with one_sentence(f'read {path}'):
