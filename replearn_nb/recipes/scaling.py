@@ -381,6 +381,7 @@ def run(
         report = Report(
             recipe='scaling', preset=preset, data=splits.name, headline=headline(df),
             device=device_name(device), scores=scores.to_dict('records'), seed=seed,
+            method=scores.method.iloc[-1],  # the largest network
             seconds=seconds_since(start, pretrained))
         report.save(folder)
         shutil.rmtree(folder/'measured')
