@@ -87,7 +87,7 @@ def test_run_writes_report_figure_and_representation(replearn, tmp_path):
     assert {s['method'] for s in report['scores']} == {
         'raw+linear', 'raw+knn', 'scratch', 'scratch+small_convnet', 'random+linear',
         'simclr+knn', 'simclr+linear', 'simclr+finetune'}
-    assert all(list(s) == ['method', 'budget', 'seed', 'pretraining', 'score',
+    assert all(list(s) == ['method', 'budget', 'seed', 'score', 'pretraining',
                            'metric'] for s in report['scores'])
     assert {'simclr+linear@1', 'labels_saved@1'} <= set(report['headline'])
     assert 'simclr+linear' in out
