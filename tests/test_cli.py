@@ -263,7 +263,7 @@ def test_transfer(replearn, rep, photos, tmp_path):
     report = json.loads((tmp_path/'t'/'report.json').read_text())
     assert report['recipe'] == 'transfer'
     assert {s['method'] for s in report['scores']} == {
-        'raw+linear', 'random+linear', 'simclr+knn', 'simclr+linear'}
+        'raw+linear', 'raw+knn', 'random+linear', 'simclr+knn', 'simclr+linear'}
 
 
 def sentence(err):
@@ -341,7 +341,7 @@ def test_interrupted_while_measuring(replearn, tmp_path, stop_at):
     assert code == 1
     assert sentence(err).endswith(f"give the same command with --out {tmp_path/'r'}")
     assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
-        'checkpoint.pt', 'measured', 'representation']
+        'checkpoints', 'measured', 'representation']
     first = Representation.load(tmp_path/'r'/'representation')
     code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
     assert code == 0, err
@@ -351,7 +351,7 @@ def test_interrupted_while_measuring(replearn, tmp_path, stop_at):
     assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
         'figure.png', 'report.json', 'representation']
     table = Report.load(tmp_path/'r').table
-    assert len(calls) == 1 + (table.method == 'scratch').sum()
+    assert len(calls) == 1 + table.method.str.startswith('scratch').sum()
 
 
 def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
@@ -371,7 +371,7 @@ def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 1 and 'Traceback' not in err
-    assert err.splitlines()[-1].startswith('Stopped. To go on,')
+    assert err.splitlines()[-1].startswith('Stopped before anything was kept')
     assert not (tmp_path/'r'/'running').exists()
 
 

@@ -231,7 +231,8 @@ def scratch_methods(
     methods = {'scratch': partial(scratch, rep.untrained)}
     if rival := RIVALS.get(cfg['encoder']):
         channels = splits.images.x.shape[1]
-        methods[f'scratch+{rival.__name__}'] = partial(scratch, partial(rival, channels))
+        name = f'scratch+{rival.__name__}'
+        methods[name] = partial(scratch, partial(rival, channels))
     return methods
 
 
