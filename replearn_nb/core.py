@@ -278,7 +278,6 @@ def write_json(
 def choose_settings(
     presets: dict[str, dict],  # name of a preset -> its settings
     preset: str,  # which one
-    zero: Sequence[str] = (),  # settings that may be 0, though no preset's is
     **overrides,  # settings that differ; None: as in the preset
 ) -> dict:
     "A preset with some settings changed; a `ReplearnError` names what can't be"
@@ -292,7 +291,7 @@ def choose_settings(
             raise ReplearnError(f'There is no setting {k!r}: choose {", ".join(known)}')
         like = [p[k] for p in presets.values() if p.get(k) is not None]
         if like:
-            changed[k] = _alike(k, v, [*like, 0] if k in zero else like)
+            changed[k] = _alike(k, v, like)
     return known | changed
 
 # %% ../nbs/core.ipynb #e64b7a39

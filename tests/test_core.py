@@ -142,14 +142,6 @@ def test_settings_that_are_valid(presets, changes):
             assert type(got[k]) is type(known[k])
 
 
-def test_zero_where_the_recipe_allows_it():
-    few = dict(trained_draws=0)
-    assert choose_settings(simclr.PRESETS, 'quick', ('trained_draws',), **few)[
-        'trained_draws'] == 0
-    with pytest.raises(ReplearnError, match='trained_draws must be above 0, not 0'):
-        choose_settings(simclr.PRESETS, 'quick', **few)
-
-
 @pytest.mark.parametrize('changes, says', [
     (dict(bs='8'), "bs must be a whole number, not '8'"),
     (dict(bs=True), 'bs must be a whole number, not True'),
