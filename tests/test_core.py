@@ -25,7 +25,7 @@ from replearn_nb.core import (
     tensor_dls,
     write_text,
 )
-from replearn_nb.recipes import bert, graphs, simclr
+from replearn_nb.recipes import bert, graphs
 
 def test_errors_of_the_caller_keep_their_own_name(tmp_path):
     "Only what concerns the file that is written is told as its fault"
