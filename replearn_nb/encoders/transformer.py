@@ -277,7 +277,8 @@ def check_sizes(
     if not 0 <= dropout < 1:
         raise ReplearnError(f'dropout is 0 or more and below 1, not {dropout}')
     if not 0 <= pad < sizes['vocab_size']:
-        raise ReplearnError(f'pad is a token, 0 to {sizes["vocab_size"] - 1}, not {pad}')
+        last = sizes['vocab_size'] - 1
+        raise ReplearnError(f'pad is a token, 0 to {last}, not {pad}')
 
 # %% ../../nbs/encoders/transformer.ipynb #60d623d6
 SIZES = dict(

@@ -220,7 +220,8 @@ def masked_lm_learner(
     return pretext_learner(
         dls, model, masked_loss, Masking(tok, rate), TextPreprocessing(tok, x.shape[1]),
         [GradientClip(clip), *cbs], score, every, seed, progress, opt_func=opt_func,
-        metrics=[masked_accuracy], shown={'bits': lambda o: o.smooth_loss / math.log(2)})
+        metrics=[masked_accuracy],
+        shown={'bits': lambda o: o.smooth_loss / math.log(2)})
 
 # %% ../../nbs/pretext/masked_lm.ipynb #f1a079f5
 @torch.no_grad()
