@@ -192,8 +192,8 @@ def _table_labels(
         return labels
     if len(table.columns) > 1:
         print(f'{path.name} is read without labels, since none of its columns is '
-              f'called {" or ".join(LABEL_COLUMNS)}; name one with --label-col (label_col): '
-              f'{", ".join(map(str, table.columns))}', file=sys.stderr)
+              f'called {" or ".join(LABEL_COLUMNS)}; name one with --label-col '
+              f'(label_col): {", ".join(map(str, table.columns))}', file=sys.stderr)
     return None
 
 
