@@ -15,9 +15,10 @@ TORCHRUN = ('-m torch.distributed.run --nproc_per_node=2 --master_addr=127.0.0.1
             '--master_port=0 --rdzv_backend=c10d --rdzv_endpoint=127.0.0.1:0').split()
 
 
-def start(script, *args):
+def start(script, *args, **kwargs):
     command = [sys.executable, SCRIPTS/script, *map(str, args)]
-    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True,
+                            **kwargs)
 
 
 def check_kills(script, folder, kill_after):
@@ -41,12 +42,17 @@ def check_kills(script, folder, kill_after):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def torchrun(script, *args, **env):
+    "A script in two ranks; what it printed and its exit code"
+    return subprocess.run(
+        [sys.executable, *TORCHRUN, SCRIPTS/script, *map(str, args)], timeout=200,
+        env=ENV | env, capture_output=True, text=True)
+
+
 def check_ranks(script, folder):
     "One process and two ranks save the same loss and gradients, which are given back"
     one = start(script, folder/'one')
-    two = subprocess.run(
-        [sys.executable, *TORCHRUN, SCRIPTS/script, folder/'two'], env=ENV, timeout=200,
-        capture_output=True, text=True)
+    two = torchrun(script, folder/'two')
     assert two.returncode == 0, two.stderr[-2000:]
     assert one.wait(timeout=200) == 0
     a, b = (load_file(folder/f'{f}.safetensors') for f in ('one', 'two'))

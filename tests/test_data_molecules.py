@@ -1,4 +1,5 @@
-"Molecules: features beside a plain RDKit loop, the cache, splits, odd input, PyG"
+"Molecules: features beside a plain RDKit loop, the cache, identity, splits, odd input"
+import gzip
 import os
 import random
 import time
@@ -19,25 +20,25 @@ from replearn_nb.data.molecules import (
     Molecules,
     as_smiles,
     assemble,
+    canonical,
     check_split,
     embedded,
-    from_pyg,
     from_smiles,
+    group_labels,
     moleculenet,
     overlap,
     random_split,
     read_csv,
     read_graphs,
-    read_smi,
     scaffold_split,
-    to_pyg,
     zinc,
 )
 
 Chem = pytest.importorskip('rdkit.Chem')
 
 ODD = ['[Na+].[Cl-]', 'C', '[NH4+]', 'C' * 500, '[O-]C(=O)C[NH3+]', '*C',
-       'F/C=C/F', 'F/C=C\\F', 'C[C@H](N)O', 'C[C@@H](N)O', 'N->[Pt](Cl)Cl', '[H][H]']
+       'F/C=C/F', 'F/C=C\\F', 'C[C@H](N)O', 'C[C@@H](N)O', 'N->[Pt](Cl)Cl', '[H][H]',
+       'C~C', 'C$C', 'F/C=C\\[C@@](F)(Cl)C#N', '[2H]C', 'S(F)(F)(F)(F)(F)F']
 
 
 @pytest.fixture(scope='module')
@@ -213,7 +214,7 @@ def test_few_numbers_are_said_to_be_no_classes(tmp_path, capsys):
     ('smiles,y,z\nC,1,1\nCC,0,2\nCCC,1,3\n', ['y', 'z'], 'y: classification, z: reg'),
     ('smiles,y\nxx,1\nyy,0\n', ['y'], "None of 2 SMILES can be read; the first: 'xx'"),
     ('smiles,y\n', ['y'], 'has a header and no rows'),
-    ('', [], 'No columns to parse'),
+    ('', [], 'it is empty'),
 ])
 def test_a_table_that_cannot_be_meant(tmp_path, text, labels, message):
     path = tmp_path/'mols.csv'
@@ -223,32 +224,172 @@ def test_a_table_that_cannot_be_meant(tmp_path, text, labels, message):
     assert message in str(e.value)
 
 
-def test_files_of_smiles(tmp_path):
-    path = tmp_path/'a.smi'
-    path.write_text('CCO ethanol\n\nC\tmethane\n')
-    assert read_smi(path) == ['CCO', 'C']
-    assert MoleculePreprocessing().count(path) == 2
-    path.write_text('\n')
-    with pytest.raises(ReplearnError, match='has no SMILES'):
-        read_smi(path)
-    with pytest.raises(ReplearnError, match="Can't read"):
-        read_smi(tmp_path/'none.smi')
+FILES = {  # name -> bytes, what stands there
+    'names.smi': (b'CCO ethanol\n\nC\tmethane gas\nc1ccccc1  benzene |c:1|\n',
+                  ['CCO', 'C', 'c1ccccc1']),
+    'mark.smi': (b'\xef\xbb\xbfCCO a\rCCN b\r\rCCC\r', ['CCO', 'CCN', 'CCC']),
+    'windows.SMILES': (b'CCO\r\nCCN\r\n', ['CCO', 'CCN']),
+    'sixteen.txt': ('CCO \xe9thanol\nCCN\n'.encode('utf-16'), ['CCO', 'CCN']),
+    'zipped.smi.gz': (gzip.compress(b'CCO\n\nCCN\n'), ['CCO', 'CCN']),
+    'sixteen.csv': ('n,smiles\n1,CCO\n2,CCN\n'.encode('utf-16'), ['CCO', 'CCN']),
+    'zipped.tsv.gz': (gzip.compress(b'n\tSMILES\n1\tCCO\n2\tCCN\n'), ['CCO', 'CCN']),
+    'a.jsonl': (b'{"smiles": "CCO"}\n{"smiles": "CCN"}\n', ['CCO', 'CCN'])}
 
 
-def test_smiles_from_wherever_they_are(tmp_path):
+@pytest.mark.parametrize('name', FILES)
+def test_files_are_read_as_they_stand(name, tmp_path):
+    data, smiles = FILES[name]
+    (tmp_path/name).write_bytes(data)
+    assert as_smiles(tmp_path/name) == smiles
+    assert MoleculePreprocessing().count(tmp_path/name) == len(smiles)
+
+
+@pytest.mark.parametrize('name,data,message', [
+    ('x.sdf', b'\n\n\n  1  0  0\nM  END\n> <SMILES>\nC\n\n$$$$\n', 'x.sdf is not read'),
+    ('x', b'CCO\n', 'x is not read: molecules come as SMILES in a file that ends in'),
+    ('x.zip', b'PK', 'x.zip is not read'),
+    ('x.smi', b'\n \n', 'has no SMILES: it is empty'),
+    ('x.smi.gz', b'CCO\n', "Can't read .*x.smi.gz"),
+    ('x.smi', 'CCO\nC\n'.encode('utf-16-le'), 'perhaps in UTF-16 without'),
+    ('x.csv', b'smiles;y\nC;1\n', 'no column smiles')])
+def test_files_that_are_not_read(name, data, message, tmp_path):
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(ReplearnError, match=message):
+        as_smiles(tmp_path/name)
+
+
+def test_smiles_from_wherever_they_are(tmp_path, monkeypatch):
     table = pd.DataFrame(dict(structure=['CCO', 'C'], smiles=['O', 'N']))
     table.to_csv(tmp_path/'a.csv')
-    table.to_csv(tmp_path/'a.tsv.gz', sep='\t')
-    table.to_json(tmp_path/'a.jsonl', orient='records', lines=True)
-    (tmp_path/'a').write_text('O\nN\n')
-    for name in 'a.csv', 'a.tsv.gz', 'a.jsonl', 'a':
-        assert as_smiles(str(tmp_path/name)) == as_smiles(tmp_path/name) == ['O', 'N']
     assert as_smiles(tmp_path/'a.csv', 'structure') == ['CCO', 'C']
-    for one in 'F/C=C/F', '[Na+].[Cl-]', 'C' * 500:
+    assert as_smiles(('C', 'N')) == as_smiles(pd.Series(['C', 'N'])) == ['C', 'N']
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'CO').write_text('N')
+    for one in 'F/C=C/F', '[Na+].[Cl-]', 'C' * 500, 'CO', '.':  # 'CO' is a file, too
         assert as_smiles(one) == [one]
-    for name in 'none', 'none.tsv':  # a path is never taken for a molecule
+    with pytest.raises(ReplearnError, match='a.csv is no SMILES: a file is named by a'):
+        as_smiles('a.csv')
+    for name in 'none.smi', 'none.tsv':  # a path is never taken for a molecule
         with pytest.raises(ReplearnError, match=f"Can't read .*{name}: No such file"):
             as_smiles(tmp_path/name)
+
+
+def test_a_molecule_too_large_is_left_out_alone(capsys):
+    mols = from_smiles('mine', ['C' * 33_000, 'CCO', 'C' * 32_767])
+    assert [len(s) for s in mols.smiles] == [3, 32_767]
+    assert mols.graphs.edge_index.min() == 0
+    assert (mols.graphs[1].edge_index.diff(dim=0).abs() == 1).all()  # a chain
+    assert 'it has 33,000 atoms, more than 32,767' in capsys.readouterr().err
+
+
+def read_labels(tmp_path, text):
+    (tmp_path/'mols.csv').write_text(text)
+    return read_csv(tmp_path/'mols.csv', label_cols=['y'])
+
+
+def test_labels_by_the_one_rule_and_what_is_said_of_them(tmp_path, capsys):
+    cells = ['N/A', '1.0', '-1', '1', '', 'None', '#n/a', '-1.0', 'nan', '1.00']
+    mols = read_labels(tmp_path, 'smiles,y\n' + ''.join(
+        f'{"C" * (i + 1)},{c}\n' for i, c in enumerate(cells)))
+    nan = float('nan')
+    want = [nan, 1, 0, 1, nan, nan, nan, 0, nan, 1]
+    assert mols.kind == 'classification'
+    assert np.array_equal(mols.y[:, 0].numpy(), want, equal_nan=True)
+    assert capsys.readouterr().err == (
+        "mols.csv: the column 'y' has two classes: 0 is '-1' (rows: 2), 1 is '1' "
+        '(rows: 3); labels missing: 5\n')
+    mols = read_labels(tmp_path, 'smiles,y\nC,.5\nCC,\nCCC,1e3\nCN,2\n')
+    assert mols.kind == 'regression' and mols.y[2] == 1000
+    assert ('has 3 values: they are learned as numbers, not as classes; labels '
+            'missing: 1' in capsys.readouterr().err)
+
+
+def test_many_columns_are_told_in_few_lines(tmp_path, capsys):
+    table = pd.DataFrame({f't{i}': [0, 1] for i in range(30)}).assign(smiles=['C', 'N'])
+    table.to_csv(tmp_path/'m.csv')
+    read_csv(tmp_path/'m.csv', label_cols=[f't{i}' for i in range(30)])
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 6 and said[-1] == 'm.csv: and 25 more columns'
+
+
+def test_rows_of_one_molecule_that_contradict_each_other_are_counted(tmp_path, capsys):
+    mols = read_labels(tmp_path, 'smiles,y\n[CH3:1][OH:2],1\n[CH3:2][OH:1],0\n'
+                       'c1ccccc1,1\nC1=CC=CC=C1,1\nCCO ethanol,1\nOCC,\n'
+                       '[Na+].[Cl-],0\n[Cl-].[Na+],1\n')
+    assert len(mols) == 8  # all are kept
+    assert ('mols.csv: molecules with rows of both classes: 2, e.g. CO\n'
+            in capsys.readouterr().err)
+
+
+SAME = [  # each line is one molecule
+    'CO OC [CH3:1][OH:2] [CH3:2][OH:1] [H]OC [H:3][O:1][CH3:2] C(O) [CH3][OH]',
+    'c1ccccc1 C1=CC=CC=C1 c1:c:c:c:c:c:1 [cH:1]1[cH:2][cH:3][cH:4][cH:5][cH:6]1',
+    '[Na+].CC(=O)[O-] CC([O-])=O.[Na+] [CH3:7]C([O-])=O.[Na+:1]',
+    'CN(=O)=O C[N+](=O)[O-] C[N+]([O-])=O',
+    'C[C@H](N)O N[C@@H](C)O [CH3:1][C@H:2]([NH2:4])[OH:3] O[C@H](C)N',
+    'F/C=C/F F\\C=C\\F [F:1]/[CH:2]=[CH:3]/[F:4]',
+    'CC(C)O [CH3:1][C@H:2]([CH3:3])O',  # the maps make no stereocentre
+    '[2H]C [H][C]([2H])([H])[H]', '*C C* [*:1]C C[*:3]']
+OTHER = ['C', '[13CH4]', '[2H]C', '[CH3-]', '[CH3+]', 'CO', 'CC(=O)O', 'CC(=O)[O-]',
+         'CC(=O)[O-].[Na+]', 'CC(=O)[O-].[K+]', 'CC(=O)O[Na]', 'C[C@H](N)O',
+         'C[C@@H](N)O', 'CC(N)O', 'F/C=C/F', 'F/C=C\\F', 'FC=CF', 'Oc1ccccn1',
+         'O=c1cccc[nH]1', '*C', '[1*]C']
+
+
+@pytest.mark.parametrize('same', SAME)
+def test_one_molecule_however_it_is_written(same):
+    writings = same.split()
+    writings += [f'{writings[0]} a name', f'{writings[0]} |$a;b$| x']
+    assert len(set(canonical(writings))) == 1
+    x = read_graphs(writings)[0]
+    features = {tuple(sorted(map(tuple, x[i].x.tolist()))) for i in range(len(x))}
+    assert len({tuple(a for a, _ in f) for f in features}) == 1  # the same atoms
+    bits = molecules.fingerprints(writings)
+    assert (bits == bits[0]).all()
+
+
+def test_other_molecules_stay_apart():
+    assert len(set(canonical(OTHER))) == len(OTHER)
+
+
+def mapped(s, seed):
+    "The same molecule with its atoms numbered, written in another order"
+    mol = Chem.MolFromSmiles(s)
+    numbers = [*range(1, mol.GetNumAtoms() + 1)]
+    random.Random(seed).shuffle(numbers)
+    for a, i in zip(mol.GetAtoms(), numbers, strict=True):
+        a.SetAtomMapNum(i)
+    return Chem.MolToSmiles(mol)
+
+
+@pytest.mark.parametrize('split', [scaffold_split, random_split])
+def test_no_split_is_deceived_by_map_numbers(split):
+    "Each molecule twice, mapped in two ways; identity is found out independently"
+    smiles = assemble(100, seed=6)
+    both = [mapped(s, k) for k in (1, 2) for s in smiles]
+    parts = split(both)
+    sides = [{i % 100 for i in p.tolist()} for p in parts]
+    assert sum(map(len, sides)) == 100 and all(sides)
+    check_split(both, *parts)
+    assert overlap(both[:100], smiles) == sorted(smiles)
+    with pytest.raises(ReplearnError, match='100 molecules stand on both sides'):
+        check_split(both, torch.arange(100), torch.arange(100, 200))
+
+
+def test_a_molecule_has_one_scaffold_however_it_is_written():
+    "RDKit keeps cis and trans where a chain was cut off, or not, by the writing"
+    stilbestrol = [r'CC\C(c1ccc(O)cc1)=C(\CC)c2ccc(O)cc2',
+                   'c1c(ccc(c1)/C(CC)=C(/c1ccc(cc1)O)CC)O']
+    assert len(set(canonical(stilbestrol))) == 1
+    assert len(set(molecules._scaffolds(stilbestrol))) == 2
+    smiles = [stilbestrol[0], 'Cc1ccccc1', 'CCc1ccccc1', stilbestrol[1]]
+    check_split(smiles, *scaffold_split(smiles, .5, .25))
+
+
+def test_pretext_labels_are_functional_groups_alone():
+    y, names = group_labels(assemble(200, seed=1))
+    assert names and all(n.startswith('fr_') for n in names)
+    assert y.shape == (200, len(names))
 
 
 def test_scaffold_split_keeps_scaffolds_together(smiles):
@@ -287,18 +428,6 @@ def test_embedded_molecules_are_the_same_everywhere_and_have_labels():
     assert a.y.mean(0).tolist() == pytest.approx([.5] * 4, abs=.01)
     weights = [Chem.Descriptors.MolWt(Chem.MolFromSmiles(s)) for s in a.smiles]
     assert 150 < np.median(weights) < 500  # as drugs weigh
-
-
-def test_there_and_back_through_pyg(smiles):
-    data = pytest.importorskip('torch_geometric.data')
-    graphs, _ = read_graphs(smiles)
-    listed = to_pyg(graphs)
-    shuffled = [data.Data(x=d.x, edge_index=d.edge_index.flip(1),
-                          edge_attr=d.edge_attr.flip(0)) for d in listed]
-    for given in listed, data.Batch.from_data_list(shuffled):
-        again = from_pyg(given)
-        for name in 'x', 'edge_index', 'edge_attr', 'n_atoms', 'n_edges', 'batch':
-            assert torch.equal(getattr(again, name), getattr(graphs, name))
 
 
 @pytest.mark.parametrize('name,n,tasks,kind', [

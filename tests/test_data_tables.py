@@ -74,6 +74,7 @@ def test_one_label_has_one_name(values, name):
                                    '-', 'no', 'NAN-1', 'nano', 'True', '1_000'])
 def test_codes_and_words_stay_as_they_stand(label):
     assert clean_label(label) == label
+    assert clean_label('a' + chr(0xd800)) == 'a?'  # half a character: not writable
 
 
 def test_what_is_missing_is_no_class(tmp_path):

@@ -561,3 +561,59 @@ def test_a_model_that_writes_bytes_has_no_offsets():
     assert o.offsets('the cat')[0] == o.encode(['the cat'])[0]
     with pytest.raises(ReplearnError, match='writes unknown characters as bytes'):
         o.offsets('the 😀')
+
+
+def test_a_file_beside_the_folders_of_classes_has_none(tmp_path):
+    for name in 'README.txt', 'neg/0.txt', 'pos/0.txt':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(name)
+    t = read_texts(tmp_path)
+    assert t.classes == ['neg', 'pos'] and t.y.tolist() == [-1, 0, 1]
+
+
+def test_parts_are_no_classes(tmp_path):
+    for name in 'train/0.txt', 'train/1.txt', 'test/0.txt':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(name)
+    t = read_texts(tmp_path)
+    assert t.classes == [] and t.parts == ['test', 'train', 'train']
+
+
+AWKWARD = {
+    'quotes.csv': ('text,label\n"She said ""no"", twice",a\n5" disk,b\n'
+                   '"Title" in front,a\n"open,b\n"two\nlines",a\n', [
+        ('She said "no", twice', 'a'), ('5" disk', 'b'), ('"Title" in front', 'a'),
+        ('"open', 'b'), ('two lines', 'a')]),
+    'cr.tsv': ('text\tlabel\rfirst "x"\ta\r"second\tb\rthird\ta\r', [
+        ('first "x"', 'a'), ('"second', 'b'), ('third', 'a')]),
+    'marks.csv': ('\ufefftext,Label\nca\0fe\u0301,u\u0308\nb,\u00fc\nc,NA\n', [
+        ('café', 'ü'), ('b', 'ü'), ('c', None)]),
+    'ragged.csv': ('text,label,extra\na,x\nb\nc,y,z\n\n,,\n', [
+        ('a', 'x'), ('b', None), ('c', 'y')]),
+    'numbers.jsonl': ('{"text": 12, "label": 1.0}\r\n{"text": "b", "label": "1"}\r\n'
+                      '\r\n{"text": 2.5}\n{"label": 2}\n{"text": "c", "label": 2}', [
+        ('12', '1'), ('b', '1'), ('2.5', None), ('c', '2')]),
+    'long.txt': ('x' * 300_000 + '\nshort\n' + 'y' * 100_000, [
+        ('x' * 100_000, None), ('short', None), ('y' * 100_000, None)]),
+    'empty.txt': ('\n\n a \n\r\n\r\nb\n\t\n', [('a', None), ('b', None)]),
+    'blanks.csv': ('text, label\na, x\n"b, c", x \nd,\u00a0x\ne, 1\nf,1.0\n', [
+        ('a', 'x'), ('b, c', 'x'), ('d', 'x'), ('e', '1'), ('f', '1')]),
+    'open.tsv': ('text\tlabel\n"all\ta\n"quoted"\tb\n"x ""y"" z"\tc\n"last\td', [
+        ('"all', 'a'), ('quoted', 'b'), ('x "y" z', 'c'), ('"last', 'd')]),
+    'html.csv': ('text,label\n"<a href=""x"">y</a>, z",p\n'
+                  '"one\r\ntwo, ""q""\r\n\r\nfour",n\n',
+        [('<a href="x">y</a>, z', 'p'), ('one two, "q" four', 'n')]),
+    'backslash.csv': ('text,label\n"He said \\"hi\\" to me",p\n"fine, ok",n\n', [
+        ('"He said \\"hi\\" to me"', 'p'), ('fine, ok', 'n')])}
+
+
+@pytest.mark.parametrize('name', AWKWARD)
+@pytest.mark.parametrize('form', ['utf-8', 'utf-16'])
+def test_awkward_files_are_read_as_they_stand(tmp_path, name, form):
+    content, want = AWKWARD[name]
+    if form == 'utf-16':
+        content = content.removeprefix('\ufeff')  # it writes its own
+    (tmp_path/name).write_bytes(content.encode(form))
+    t = read_texts(tmp_path/name)
+    labels = [t.classes[i] if i >= 0 else None for i in t.y.tolist()]
+    assert list(zip(t.texts, labels, strict=True)) == want

@@ -1,5 +1,5 @@
 "Pretext tasks on graphs: masks and contexts by brute force, learning, a round trip"
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ pytest.importorskip('rdkit')
 from rdkit import Chem  # noqa: E402
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls  # noqa: E402
-from replearn_nb.data.molecules import embedded, fingerprints, read_graphs  # noqa: E402
+from replearn_nb.data.molecules import embedded, read_graphs  # noqa: E402
 from replearn_nb.encoders.gin import gin  # noqa: E402
 from replearn_nb.pretext.base import pretrain  # noqa: E402
 from replearn_nb.pretext.graphs import (  # noqa: E402
@@ -22,9 +22,7 @@ from replearn_nb.pretext.graphs import (  # noqa: E402
     mask_atoms,
     masked_loss,
     random_pairs,
-    similarity_learner,
     supervised_learner,
-    tanimoto,
     touching,
 )
 from replearn_nb.representation import Representation  # noqa: E402
@@ -123,16 +121,6 @@ def test_pairs_without_a_bond(mols):
     assert len(a) > .5 * len(g.edge_attr) / 2
 
 
-def test_tanimoto_is_rdkits(mols):
-    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
-    from rdkit.DataStructs import TanimotoSimilarity
-    make = GetMorganGenerator(radius=2, fpSize=2048)
-    bits = torch.tensor(fingerprints(mols.smiles[:10]))
-    theirs = [make.GetFingerprint(Chem.MolFromSmiles(s)) for s in mols.smiles[:10]]
-    want = [TanimotoSimilarity(a, b) for a, b in pairwise(theirs)]
-    assert tanimoto(bits[:-1], bits[1:]).tolist() == pytest.approx(want)
-
-
 def test_loss_and_gradient_pass_over_missing_labels():
     y = torch.tensor([[1., float('nan')], [float('nan'), float('nan')]])
     pred = torch.zeros(2, 2, requires_grad=True)
@@ -144,14 +132,10 @@ def test_loss_and_gradient_pass_over_missing_labels():
 @pytest.mark.parametrize('make', [
     attrmask_learner, lambda *a, **k: attrmask_learner(*a, bonds=True, **k),
     lambda *a, **k: context_learner(*a, k=3, r1=1, r2=4, **k), edge_learner,
-    infomax_learner, lambda *a, **k: supervised_learner(*a, n_tasks=4, **k),
-    similarity_learner], ids='attrmask bonds context edge infomax supervised '
-    'similarity'.split())
+    infomax_learner, lambda *a, **k: supervised_learner(*a, n_tasks=4, **k)],
+    ids='attrmask bonds context edge infomax supervised'.split())
 def test_learns_and_repeats_to_the_bit(make, mols):
-    y = mols.y
-    if make is similarity_learner:
-        y = torch.tensor(fingerprints(mols.smiles))
-    dls = tensor_dls((mols.graphs, y), (mols.graphs, y), 40, 'cpu')
+    dls = tensor_dls((mols.graphs, mols.y), (mols.graphs, mols.y), 40, 'cpu')
     runs = []
     for _ in range(2):
         learn = make(dls, encoder(), seed=3, progress=False)
@@ -203,3 +187,26 @@ def test_context_passes_over_batches_with_nothing_to_compare(mols):
     dls = tensor_dls((mols.graphs,), (small[2:],), 60, 'cpu')
     learn = context_learner(dls, encoder(), k=3, r1=1, r2=4, progress=False)
     assert len(pretrain(learn, 1, 1e-3).recorder.losses) == 2
+
+
+@pytest.mark.parametrize('make', [edge_learner, partial(
+    supervised_learner, n_tasks=2)], ids=['edge', 'supervised'])
+def test_batches_that_leave_nothing_to_ask_are_passed_over(make, mols):
+    "A single atom, three atoms that are all bonded, molecules without a label"
+    few, _ = read_graphs(['C', 'O', 'C1CC1', *mols.smiles[:3]])
+    y = torch.full((6, 2), float('nan'))
+    y[4:] = 1.
+    dls = tensor_dls((mols.graphs, mols.y[:, :2]), (few, y), 1, 'cpu')
+    learn = make(dls, encoder(), progress=False)
+    with learn.no_bar(), learn.no_logging():
+        assert all(torch.tensor(learn.validate()).isfinite())
+
+
+def test_infomax_needs_two_molecules(mols):
+    few, _ = read_graphs(mols.smiles[:5])
+    dls = tensor_dls((mols.graphs,), (few,), 2, 'cpu')
+    learn, seen = infomax_learner(dls, encoder(), progress=False), []
+    learn.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    with learn.no_bar(), learn.no_logging():
+        assert all(torch.tensor(learn.validate()).isfinite())
+    assert seen == [2, 2]  # the fifth is alone: its own summary would be the next one's

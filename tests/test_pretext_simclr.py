@@ -1,12 +1,14 @@
 "SimCLR: its loss against brute force and a peer, its run against kills and processes"
+import json
 import math
+import subprocess
 from functools import partial
 
 import pytest
 import torch
 from fastai.vision.core import TensorImage
 from lightly.loss import NTXentLoss
-from processes import check_kills, check_ranks
+from processes import check_kills, check_ranks, start, torchrun
 from timm.optim import Lars as PeerLARS
 
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
@@ -155,3 +157,21 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(tmp_path):
 def test_two_processes_equal_one(tmp_path):
     "The same loss and gradients on half a batch each as on the whole batch at once"
     assert check_ranks('simclr_ranks.py', tmp_path)['loss'] > 1
+
+
+def test_the_command_runs_in_two_processes(tmp_path):
+    "Killed, it resumes with as many and with no fewer; rank 0 alone saves and scores"
+    command = 'simclr_command.py', 'run', 'simclr', '--device', 'cpu', '--out'
+    run = tmp_path/'run'
+    assert torchrun(*command, run, KILL_AFTER='2').returncode
+    assert (run/'checkpoint.pt').exists()
+    one = start(*command, run, stderr=subprocess.STDOUT)
+    out = ' '.join(one.communicate(timeout=200)[0].split())
+    assert one.returncode == 1 and 'another run (processes was 2, is 1)' in out, out
+    two = torchrun(*command, run)
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert two.stdout.count('Written to') == 1
+    assert sorted(o.name for o in run.iterdir()) == [
+        'figure.png', 'report.json', 'representation']
+    card = json.loads((run/'representation'/'card.json').read_text())
+    assert (card['epochs'], card['steps']) == (3, 6)  # of 2 x 256 images each

@@ -18,7 +18,7 @@ from replearn_nb.core import ReplearnError, local_seed
 from replearn_nb.data.images import ImagePreprocessing
 from replearn_nb.data.sources import file_sha256
 from replearn_nb.encoders.convnets import resnet18, small_convnet
-from replearn_nb.representation import CARD, WEIGHTS, Representation
+from replearn_nb.representation import CARD, WEIGHTS, Representation, build_encoder
 
 @pytest.fixture
 def images():
@@ -213,3 +213,63 @@ def test_read_only_folder(rep, tmp_path):
             rep.save(tmp_path/'r')
     finally:
         tmp_path.chmod(stat.S_IRWXU)
+
+
+@pytest.mark.parametrize('umask', [0o022, 0o027])
+def test_all_files_have_the_permissions_of_the_umask(rep, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        rep.save(tmp_path/'r')
+    finally:
+        os.umask(before)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path/'r').iterdir()}
+    assert modes == dict.fromkeys([CARD, WEIGHTS], 0o666 & ~umask)
+    assert stat.S_IMODE((tmp_path/'r').stat().st_mode) == 0o777 & ~umask
+
+
+@pytest.mark.parametrize('inner', [False, True])
+def test_a_compiled_encoder_is_saved_as_the_plain_one(rep, images, tmp_path, inner):
+    want = embed(rep, images)
+    if inner:  # a part of it
+        rep.encoder.blocks[0] = torch.compile(rep.encoder.blocks[0], backend='eager')
+    else:
+        rep.encoder = torch.compile(rep.encoder, backend='eager')
+    again = Representation.load(rep.save(tmp_path/'r'))
+    assert again.card['architecture'] == 'convnets.small_convnet'
+    np.testing.assert_allclose(embed(again, images), want, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['transformer.init_weights', 'convnets.load_weights',
+                                  'gin.patch', 'convnets.builds'])
+def test_only_builders_are_built(name):
+    with pytest.raises(ReplearnError, match='none that this replearn_nb can build'):
+        build_encoder(name, {})
+
+
+@pytest.mark.parametrize('argument', [
+    'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'cache_dir', 'exec'])
+def test_a_card_gives_timm_no_file_and_no_address(argument, tmp_path):
+    pytest.importorskip('timm')
+    (tmp_path/'w').write_bytes(b'')
+    with pytest.raises(ReplearnError, match=f"'{argument}' is none that a card may"):
+        build_encoder('convnets.timm_encoder', {
+            'name': 'resnet10t', argument: str(tmp_path/'w')})
+    encoder = build_encoder('convnets.timm_encoder', dict(
+        name='resnet10t', in_chans=1, drop_path_rate=.1, pretrained=True))
+    assert encoder.arguments == dict(
+        name='resnet10t', in_chans=1, drop_path_rate=.1, pretrained=False)
+
+
+def test_a_failed_replacement_puts_the_old_one_back(rep, images, tmp_path, monkeypatch):
+    rep.save(tmp_path/'r')
+    want, replace = embed(rep, images), Path.replace
+
+    def fails(self, target):
+        if self.name.startswith('.r.') and '.old.' not in self.name:
+            raise OSError(5, 'Input/output error')
+        return replace(self, target)
+    monkeypatch.setattr(Path, 'replace', fails)
+    with pytest.raises(ReplearnError, match="Can't write .*Input/output error"):
+        rep.save(tmp_path/'r')
+    assert [p.name for p in tmp_path.iterdir()] == ['r']
+    assert np.array_equal(embed(Representation.load(tmp_path/'r'), images), want)

@@ -182,8 +182,8 @@ def tuned():
     pre = TextPreprocessing(WordPieces('\n'.join(vocab).encode()), 14)
     with local_seed(0):
         encoder = cramming(len(vocab), 2, 32, 2, max_len=14)
-    model = finetune_spans(encoder, pre, questions[:90], questions[90:100], steps=300,
-                           lr=5e-3, encoder_lr=5e-3, stride=4, device='cpu')
+    model = finetune_spans(encoder, pre, questions[:100], steps=300, lr=5e-3,
+                           encoder_lr=5e-3, stride=4, device='cpu')
     return model, questions[100:]
 
 
@@ -206,16 +206,16 @@ def test_a_frozen_encoder_stays_as_it_was(splits, tok):
     with local_seed(0):
         encoder = cramming(tok.vocab_size, 1, 16, 2, max_len=64, pad=tok.pad)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    parts = splits.questions[:10], splits.questions[10:14]
+    train = splits.questions[:10]
     pre = TextPreprocessing(tok, 64)
-    m = finetune_spans(encoder, pre, *parts, steps=6, encoder_lr=0., device='cpu')
+    m = finetune_spans(encoder, pre, train, steps=6, encoder_lr=0., device='cpu')
     after = m.learn.model.encoder.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
-    m = finetune_spans(encoder, pre, *parts, steps=6, device='cpu')
+    m = finetune_spans(encoder, pre, train, steps=6, device='cpu')
     assert all(torch.equal(encoder.state_dict()[k], v) for k, v in before.items())
-    df = label_efficiency(question_task(splits), {
-        'first': lambda rows, seed: [q.context[:9] for q in splits.part('test')]}, [4],
-        2, progress=False)
+    first = [q.context[:9] for q in splits.part('test')]
+    df = label_efficiency(question_task(splits), {'first': lambda rows, y, seed: first},
+                          [4], 2, progress=False)
     assert 0 <= df.score.min()
 
 
@@ -225,14 +225,14 @@ def test_errors_come_before_the_work(splits, tok):
     q = splits.questions
     other = TextPreprocessing(train_sentencepieces(['a b c d e f'] * 9, 20), 32)
     with pytest.raises(ReplearnError, match='The tokenizer is of another model: it'):
-        finetune_spans(encoder, other, q[:4], q[4:8])
+        finetune_spans(encoder, other, q[:4])
     with pytest.raises(ReplearnError, match='There is no question'):
-        finetune_spans(encoder, TextPreprocessing(tok, 32), [], q[4:8])
+        finetune_spans(encoder, TextPreprocessing(tok, 32), [])
     whole = [Question('0', 'all', o.context, ((0, o.context),), 'x') for o in q[:4]]
     with pytest.raises(ReplearnError, match='None of 4 answers fits into a window'):
-        finetune_spans(encoder, TextPreprocessing(tok, 32), whole, q[4:8])
+        finetune_spans(encoder, TextPreprocessing(tok, 32), whole)
     with pytest.raises(ReplearnError, match='longer than the 32'):
-        finetune_spans(encoder, TextPreprocessing(tok, 64), q[:4], q[4:8], device='cpu')
+        finetune_spans(encoder, TextPreprocessing(tok, 64), q[:4], device='cpu')
 
 
 def test_answers_are_shown():

@@ -7,8 +7,11 @@ from scipy.stats import ttest_rel
 from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
+from replearn_nb.transfer import tasks
 from replearn_nb.transfer.probes import LinearProbe
 from replearn_nb.transfer.tasks import (
+    ALPHAS,
+    FEW,
     changes,
     draw_entries,
     finetune_tasks,
@@ -66,43 +69,51 @@ def test_a_draw_shows_so_many_labels_of_each_class_and_no_others(labels):
 
 
 def test_probe_is_one_for_each_task_with_its_own_strength(labels):
-    y = torch.tensor(labels[0], dtype=torch.float32)
-    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
-    y[:200, 3] = (x[:200, 3] > 0).float()  # only here is there anything to learn
-    y[200:, 3] = float('nan')  # and nothing to choose the strength on
-    data = x[:200], y[:200], x[200:], y[200:]
-    together = probe_tasks(*data)
+    y = torch.tensor(labels[0][:200], dtype=torch.float32)
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    y[:, 3] = (x[:, 3] > 0).float()  # only here is there anything to learn
+    together = probe_tasks(x, y)
     assert not any(p.requires_grad for p in together.parameters())
-    for t in range(3):
-        a, b = (part[:, t].isfinite() for part in (data[1], data[3]))
-        alone = LinearProbe.fit(x[:200][a], y[:200][a, t].long(), x[200:][b],
-                                y[200:][b, t].long())
+    strengths = []
+    for t in range(4):
+        known = y[:, t].isfinite()
+        alone = LinearProbe.fit(x[known], y[known, t].long())
         odds = alone.logits(x) @ torch.tensor([-1., 1], dtype=torch.float64)
         torch.testing.assert_close(together(x)[:, t], odds.float(), atol=1e-4, rtol=0)
-    assert task_scores(y[:200], together(x[:200]))[3] > .95
+        strengths.append(alone.C)
+    assert strengths[3] > max(strengths[:3])
+    assert task_scores(y, together(x))[3] > .95
     assert (together(x)[:, 4] == 0).all()
 
 
-def ridge(x, y, alpha):
+def ridge(x, y, alpha, scale):
     "Least squares with a row for each weight that pulls it to zero; not the bias"
-    scale, n, d = x.std(0), *x.shape
+    n, d = x.shape
     rows = np.block([[x / scale, np.ones((n, 1))],
                      [alpha ** .5 * np.eye(d), np.zeros((d, 1))]])
     *weight, bias = np.linalg.lstsq(rows, np.r_[y, np.zeros(d)], rcond=None)[0]
     return lambda new: new / scale @ weight + bias
 
 
-def test_probe_of_numbers_is_the_best_ridge_regression():
+def test_probe_of_numbers_is_the_best_ridge_regression_by_leaving_one_out():
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(90, 6, generator=g) * torch.tensor([1., 9, 1, 1, 1, .1]) + 5
-    y = x[:, :2] @ torch.randn(2, 1, generator=g) + torch.randn(90, 1, generator=g) * 20
-    layer = probe_tasks(x[:60], y[:60], x[60:], y[60:], kind='regression')
-    a, b = x.double().numpy(), y[:, 0].double().numpy()
-    fits = [ridge(a[:60], b[:60], 10. ** k) for k in range(-2, 5)]
-    errors = [((f(a[60:]) - b[60:]) ** 2).mean() for f in fits]
-    assert 0 < np.argmin(errors) < 6  # neither the weakest nor the strongest
-    best = fits[np.argmin(errors)]
+    x = torch.randn(40, 6, generator=g) * torch.tensor([1., 9, 1, 1, 1, .1]) + 5
+    y = x[:, :2] @ torch.randn(2, 1, generator=g) + torch.randn(40, 1, generator=g) * 20
+    a, b, scale = x.double().numpy(), y[:, 0].double().numpy(), x.double().std(
+        0, correction=0).numpy()
+
+    def without(i, alpha):
+        return ridge(np.delete(a, i, 0), np.delete(b, i), alpha, scale)(a[i])
+
+    errors = [sum((without(i, alpha) - b[i]) ** 2 for i in range(40))
+              for alpha in ALPHAS]
+    assert 0 < np.argmin(errors) < len(ALPHAS) - 1  # neither the weakest nor the last
+    best = ridge(a, b, ALPHAS[np.argmin(errors)], scale)
+    layer = probe_tasks(x, y, kind='regression')
     assert layer(x)[:, 0].numpy() == pytest.approx(best(a), abs=1e-2)
+    few = probe_tasks(x[:FEW - 1], y[:FEW - 1], x, kind='regression')
+    fixed = ridge(a[:FEW - 1], b[:FEW - 1], 10., scale)
+    assert few(x)[:, 0].numpy() == pytest.approx(fixed(a), abs=1e-2)
 
 
 def test_scores_of_numbers():
@@ -134,12 +145,32 @@ def test_finetuning_repeats_and_leaves_the_encoder_alone():
     y = (x[:, :2] > 0).float()
     y[::2, 0], y[1::3, 1] = float('nan'), float('nan')
     before = [p.clone() for p in encoder.parameters()]
-    a, b = (finetune_tasks(encoder, x[:60], y[:60], x[60:], y[60:], steps=30, lr=1e-2,
-                           seed=1, device='cpu').predict(x) for _ in range(2))
-    assert torch.equal(a, b) and mean_roc_auc(y, a) > .8
+    options = dict(steps=100, lr=1e-2, seed=1, device='cpu')
+    a, b = (finetune_tasks(encoder, x[:60], y[:60], **options).predict(x)
+            for _ in range(2))
+    assert torch.equal(a, b) and mean_roc_auc(y[60:], a[60:]) > .8
     assert all(map(torch.equal, before, encoder.parameters()))
-    with pytest.raises(ReplearnError, match='No label is known'):
-        finetune_tasks(encoder, x, torch.full((80, 2), float('nan')), x, y)
+    probe = probe_tasks(encoder(x[:60]).detach(), y[:60])
+    tuned = finetune_tasks(encoder, x[:60], y[:60], head=probe, **options | dict(lr=0.))
+    torch.testing.assert_close(tuned.predict(x), probe(encoder(x)).detach())
+
+
+def test_what_does_not_fit_is_said_before_training(no_training):
+    encoder, x, y = Toy(), torch.randn(8, 4), torch.ones(8, 2)
+    for bad, message in ((dict(y=y * float('nan')), 'No label is known'),
+                         (dict(y=y[:, 0]), r'y should be \(8, tasks\)'),
+                         (dict(y=y * 2), 'should hold 0, 1 and NaN, and holds 2.0'),
+                         (dict(head=nn.Linear(12, 3)), r'shape \(2, 12\), and has \(3'),
+                         (dict(head=nn.Linear(9, 2)), r'shape \(2, 12\), and has \(2')):
+        with pytest.raises(ReplearnError, match=message):
+            finetune_tasks(encoder, x, **dict(y=y) | bad)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError('training has begun')
+    monkeypatch.setattr(tasks, 'train_on', fail)
 
 
 def test_finetuning_to_numbers():
@@ -147,10 +178,24 @@ def test_finetuning_to_numbers():
         x, encoder = torch.randn(160, 4), Toy()
     y = torch.stack([x[:, 0] + x[:, 1], -x[:, 2]], 1)
     y[::3, 0] = float('nan')
-    tuned = finetune_tasks(encoder, x[:100], y[:100], x[100:130], y[100:130], steps=300,
-                           lr=2e-2, device='cpu', kind='regression')
-    errors = minus_rmse(y[130:], tuned.predict(x[130:]))
+    tuned = finetune_tasks(encoder, x[:100], y[:100], steps=300, lr=2e-2, device='cpu',
+                           kind='regression')
+    errors = minus_rmse(y[100:], tuned.predict(x[100:]))
     assert (errors > -.5 * np.nanstd(y, 0)).all()
+
+
+@pytest.mark.parametrize('n', [1, 2, 3])
+def test_a_few_molecules_do_not_ruin_the_batch_norms(n):
+    with local_seed(0):
+        x = torch.randn(30, 4)
+        encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    encoder.num_features = 8
+    encoder.train()(x)
+    mean = encoder[1].running_mean.clone()
+    tuned = finetune_tasks(encoder, x[:n], (x[:n, :1] > 0).float(), steps=9, lr=1e-2,
+                           device='cpu')
+    assert torch.equal(tuned.learn.model.encoder[1].running_mean, mean)
+    assert tuned.predict(x).isfinite().all()
 
 
 def test_interval_agrees_with_the_paired_t_test():
@@ -167,3 +212,33 @@ def test_interval_agrees_with_the_paired_t_test():
     assert ax.texts[0].get_text() == f'{100 * (b - a).mean():+.1f}{star}'
     with pytest.raises(ReplearnError, match="no method 'none' to compare"):
         changes(df, 'none')
+
+
+def noise(rng, tasks, draws, pretrainings=1, shift=0.):
+    "Scores without any effect of pre-training, but what each pre-training adds"
+    added = shift * rng.normal(size=pretrainings)
+    rows = [('scratch', t, s, 0, v) for t in range(tasks)
+            for s, v in enumerate(rng.normal(size=draws))]
+    rows += [('p', t, s, p, v) for t in range(tasks) for p in range(pretrainings)
+             for s, v in enumerate(rng.normal(size=draws) + added[p])]
+    return pd.DataFrame(rows, columns='method task seed pretraining score'.split())
+
+
+def test_one_table_in_twenty_has_a_wrong_star():
+    "Of sixteen intervals of 95% more than half of the tables have a wrong one"
+    rng = np.random.default_rng(0)
+    tables = [changes(noise(rng, 16, 5)) for _ in range(200)]
+    assert .01 < np.mean([t.star.any() for t in tables]) < .10
+    assert np.mean([((t.low > 0) | (t.high < 0)).any() for t in tables]) > .4
+
+
+def test_pretrainings_widen_the_interval():
+    "With effects of their own, the mean over draws alone misses zero half of the time"
+    rng = np.random.default_rng(0)
+    frames = [noise(rng, 1, 5, 3, shift=1.) for _ in range(300)]
+    missed = [(t.low > 0) | (t.high < 0) for t in map(changes, frames)]
+    alone = [changes(f[f.pretraining == 0]) for f in frames]
+    assert np.mean(missed) < .10
+    assert np.mean([(t.low > 0) | (t.high < 0) for t in alone]) > .2
+    row = changes(frames[0]).iloc[0]
+    assert (row.seeds, row.pretrainings) == (5, 3)

@@ -25,11 +25,12 @@ import tarfile
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
+# %% ../../nbs/data/text.ipynb #d341f197
 import numpy as np
 import pandas as pd
 import pooch
@@ -149,7 +150,7 @@ def _check_columns(path: Path, column: str | None):
         raise ReplearnError(f'{path} has no columns, so none is called {column!r}: a '
                             f'table has ({", ".join(TABLES)})')
 
-
+# %% ../../nbs/data/text.ipynb #f794b23b
 def _read(
     path: Path,
     counts: Counter,  # gets what was mended
@@ -190,8 +191,8 @@ def _table_labels(
         _count_missing(table[column], counts)
         return labels
     if len(table.columns) > 1:
-        print(f'{path.name} is read without labels, since none of its columns is called '
-              f'{" or ".join(LABEL_COLUMNS)}; name one with --label-col (label_col): '
+        print(f'{path.name} is read without labels, since none of its columns is '
+              f'called {" or ".join(LABEL_COLUMNS)}; name one with --label-col (label_col): '
               f'{", ".join(map(str, table.columns))}', file=sys.stderr)
     return None
 
@@ -213,15 +214,16 @@ def _read_folder(
     names = sorted(n for n in names if not any(p[0] == '.' for p in n.split('/')))
     if not names:
         raise ReplearnError(f'There is no .txt file in {path} or the folders below it')
-    files, parts = [path/n for n in names], given_parts(names)
-    labels = ['' if p == 'unlabelled' else f.parent.name
-              for f, p in zip(files, parts or [''] * len(files), strict=True)]
+    parts = given_parts(names)
+    folders = [n.split('/')[bool(parts):-1] for n in names]
+    labels = [f[-1] if f and p != 'unlabelled' else ''
+              for f, p in zip(folders, parts or [''] * len(names), strict=True)]
     if len(set(labels) - {''}) < 2:
         labels = None
     else:
         _count_missing(filter(None, labels), counts)
-    return dict(texts=read_files(files, path, counts), labels=labels, parts=parts,
-                names=names)
+    texts = read_files([path/n for n in names], path, counts)
+    return dict(texts=texts, labels=labels, parts=parts, names=names)
 
 # %% ../../nbs/data/text.ipynb #da710c0b
 NOT_LIBRARY = {'site-packages', 'dist-packages', 'test', 'tests', 'idle_test',
@@ -787,10 +789,9 @@ def dls(
     tok: Tokenizer,
     max_len: int = 128,  # tokens a row
     device: str | torch.device | None = None,  # None: the best there is
-    rows: Callable = pack,  # or `pair_up` of pretext.masked_lm, for next sentences
 ) -> DataLoaders:  # batches (ids, doc), each (bs, max_len)
     "fastai `DataLoaders` for pre-training: packed rows, validated on `valid`"
-    parts = [rows(tok.encode(self.part(p)[0]), max_len, tok)
+    parts = [pack(tok.encode(self.part(p)[0]), max_len, tok)
              for p in ('unlabelled', 'valid')]
     return tensor_dls(*parts, bs=bs, device=device)
 
@@ -873,11 +874,11 @@ def count(self: TextPreprocessing, items, text_col: str | None = None) -> int:
 def batches(
     self: TextPreprocessing,
     items,  # what `listed` takes
-    bs: int = 256,  # texts a batch
+    bs: int = 256,  # texts per batch of an encoder; 64 batches are given at once
     skipped: list | None = None,  # gets (name, why) of those that are empty
     text_col: str | None = None,  # a table's column of texts
 ) -> Iterator[tuple[list[str], Tensor]]:  # names; int32 (n, length)
-    "Token ids of texts in batches, padded to the longest of each, with their names"
+    "Token ids of 64 * bs texts at a time, which an encoder sorts by length, and names"
     counts = Counter()
     texts, names = listed(items, text_col, counts)
     texts = [clean(t, counts) for t in texts]
@@ -891,8 +892,8 @@ def batches(
         skipped += empty
     rows = [(n, t) for n, t in zip(names, texts, strict=True) if t]
     cut = 0
-    for i in range(0, len(rows), bs):
-        names, texts = zip(*rows[i:i + bs], strict=True)
+    for i in range(0, len(rows), 64 * bs):
+        names, texts = zip(*rows[i:i + 64 * bs], strict=True)
         ids = self.tok.encode(texts)
         cut += sum(len(t) > self.max_len - 2 for t in ids)
         yield list(names), self.pad(ids)

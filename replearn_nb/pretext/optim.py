@@ -59,17 +59,17 @@ def _scale(self: LARS, params: list, group: dict) -> list:
 def _move(self: LARS, params: list, grads: list, group: dict):
     "Momentum over steps that hold their learning rate, then the step"
     if params:
-        speed = [self.state[p]['momentum'] for p in params]
-        torch._foreach_mul_(speed, group['momentum'])
-        torch._foreach_add_(speed, grads, alpha=group['lr'])
-        torch._foreach_sub_(params, speed)
+        velocity = [self.state[p]['momentum'] for p in params]
+        torch._foreach_mul_(velocity, group['momentum'])
+        torch._foreach_add_(velocity, grads, alpha=group['lr'])
+        torch._foreach_sub_(params, velocity)
 
 # %% ../../nbs/pretext/optim.ipynb #cd775408
 lars = partial(OptimWrapper, opt=LARS)  # an `opt_func` for a fastai Learner
 
 # %% ../../nbs/pretext/optim.ipynb #edd996a8
 def lars_lr(
-    batch: int,  # images a batch, over all ranks
+    batch: int,  # images per batch, over all ranks
     rule: str = 'linear',  # or 'sqrt'
 ) -> float:
     "SimCLR's learning rate for LARS: .3 B/256, or .075 sqrt(B)"

@@ -27,7 +27,7 @@ from .views import simclr_views
 
 # %% ../../nbs/pretext/simclr.ipynb #583075e5
 class _Gather(torch.autograd.Function):
-    "Rows of all ranks; backward adds up what all ranks ask of this one's rows"
+    "Rows of all ranks; backward adds up all ranks' gradients for this rank's rows"
     @staticmethod
     def forward(ctx, x):
         rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
@@ -59,7 +59,7 @@ def contrastive_logits(
     z2: Tensor,  # (n, d) of the second views, in the same order
     temperature: float = .5,  # tau
 ) -> tuple[Tensor, Tensor]:  # logits (2n, 2N) over all ranks' N, targets (2n,)
-    "For each view: cosine/temperature with every view, and which one is its partner"
+    "Each view's cosine/temperature with every view, and the index of its partner"
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = (F.normalize(z.float(), dim=1) for z in (z1, z2))
         all1, all2 = gather(z1), gather(z2)
@@ -76,7 +76,7 @@ def nt_xent(
     z2: Tensor,  # (n, d) of the second views, in the same order
     temperature: float = .5,  # tau
 ) -> Tensor:  # a number
-    "Normalised temperature-scaled cross-entropy, mean over both directions (eq. 1)"
+    "NT-Xent: cross-entropy of finding each view's partner (Chen et al. 2020, eq. 1)"
     return F.cross_entropy(*contrastive_logits(z1, z2, temperature))
 
 # %% ../../nbs/pretext/simclr.ipynb #8cfe928d
@@ -85,14 +85,14 @@ def projection_head(
     hidden: int | None = None,  # None: as wide as the features
     out: int = 128,  # length of z
 ) -> nn.Sequential:
-    "SimCLR's two-layer head: linear, ReLU, linear"
+    "SimCLR's projection head: linear, ReLU, linear"
     hidden = hidden or num_features
     return nn.Sequential(
         nn.Linear(num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
 
 # %% ../../nbs/pretext/simclr.ipynb #1f5df611
 class SimCLR(Callback):
-    "Two views of each image, and the question which views belong together"
+    "Draw two views of each image, and ask which views are positive pairs"
     order = MixedPrecision.order - 1  # views are made in float32
 
     def __init__(
@@ -147,7 +147,7 @@ def simclr_learner(
     opt_func: Callable = lars,
     precision: str = 'fp32',  # 'fp32', 'bf16', 'fp16'
     channels_last: bool = False,  # memory format
-    accumulate: int = 1,  # batches a step; each finds partners within itself alone
+    accumulate: int = 1,  # batches per step; each finds partners only within itself
     score: Callable | None = None,  # encoder -> number, shown while it trains
     every: int = 10,  # epochs between scores
     seed: int = 0,

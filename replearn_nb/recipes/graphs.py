@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LEAST', 'PRESETS', 'MEASURED', 'settings', 'EACH', 'MoleculeSplits', 'split', 'without', 'check_sizes',
-           'step_learner', 'new_encoder', 'pretrain_all', 'fingerprint_methods', 'random_features', 'feature_method',
-           'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate', 'score_methods', 'headline',
-           'own_table', 'check_options', 'load_splits', 'run', 'save_all', 'finish', 'write_changes', 'transfer',
-           'compare_sets', 'run_full']
+           'step_learner', 'new_encoder', 'pretrain_all', 'feature_method', 'forest_method', 'plain_methods',
+           'random_features', 'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate',
+           'score_methods', 'headline', 'own_table', 'check_options', 'load_splits', 'run', 'pretrain_seeds', 'keep',
+           'write_changes', 'transfer', 'seen_before', 'compare_sets', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
-import shutil
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from torch import Tensor, nn
 
 from ..encoders.gin import gin
-from ..pretext.base import pretrain
+from ..pretext.base import end_ranks, pretrain
 from ..representation import Representation
 from ..transfer.report import Report, device_name, kept_file, seconds_since
 from replearn_nb.core import (
@@ -91,7 +91,7 @@ from replearn_nb.transfer.tasks import (
 class MoleculeSplits:
     "Molecules with labels, split, and those that pre-training may see"
     mols: Molecules
-    unlabelled: Molecules  # none of them in `valid` or `test`
+    unlabelled: Molecules  # without labels; none of them in `valid` or `test`
     train: Tensor  # int64: rows of `mols`, as `valid` and `test`
     valid: Tensor
     test: Tensor
@@ -106,6 +106,11 @@ class MoleculeSplits:
         "The SMILES of 'valid' and 'test'"
         return [self.mols.smiles[i] for i in torch.cat([self.valid, self.test])]
 
+    @property
+    def apart(self) -> str:  # 16 hex digits
+        "A fingerprint of `held`: a card lists those that pre-training kept apart"
+        return hashlib.sha256('\n'.join(sorted(self.held)).encode()).hexdigest()[:16]
+
     def __repr__(self):
         sizes = ', '.join(f'{len(getattr(self, p))} {p}' for p in PARTS)
         return f'{self.mols}; {sizes}, {len(self.unlabelled)} unlabelled'
@@ -117,12 +122,13 @@ PARTS = 'train', 'valid', 'test'
 def split(
     mols: Molecules,
     more: Molecules | None = None,  # to pre-train on; None: the training molecules
+    by: Callable = scaffold_split,  # SMILES -> rows of the three parts
 ) -> MoleculeSplits:
-    "By scaffold (embedded: at random); what is tested on is never pre-trained on"
-    train, valid, test = (random_split(mols.smiles, .6, .1) if mols.name == 'brics'
-                          else scaffold_split(mols.smiles))
+    "Split into three parts; what is tested on is never pre-trained on"
+    train, valid, test = by(mols.smiles)
     check_split(mols.smiles, train, valid, test)
-    splits = MoleculeSplits(mols, mols[train], train, valid, test)
+    bare = replace(mols[train], y=mols.y[train][:, :0], tasks=[])
+    splits = MoleculeSplits(mols, bare, train, valid, test)
     if more is not None:
         splits = replace(splits, unlabelled=without(more, splits.held))
     return check_sizes(splits)
@@ -144,7 +150,7 @@ LEAST = 20  # molecules to pre-train on: half to learn from, half to look at
 def check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
     "Raise a `ReplearnError` if there are too few molecules for something"
     mols, more = splits.mols, splits.unlabelled
-    for part in PARTS:
+    for part in 'train', 'test':
         if not len(getattr(splits, part)):
             raise ReplearnError(f'The split leaves none of the {len(mols)} molecules '
                                 f'of {mols.name} for the part {part!r}: it needs '
@@ -158,13 +164,13 @@ def check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
 PRESETS = dict(
     quick=dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
-        dropout=0., steps=24, tune_epochs=0, checks=3, tune_lr=3e-3, probe_first=True,
-        budgets=(5, 20), draws=5, forest=30, jobs=None,
+        dropout=0., steps=24, tune_epochs=0, scratch=4, tune_lr=3e-3, probe_first=True,
+        budgets=(5, 10, 20, 50), draws=5, forest=30, jobs=None,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
-        dropout=.5, steps=0, tune_epochs=100, checks=20, tune_lr=1e-3,
+        dropout=.5, steps=0, tune_epochs=100, scratch=1, tune_lr=1e-3,
         probe_first=False, budgets=(), draws=10, forest=100, jobs=-1,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'))
@@ -181,13 +187,14 @@ def step_learner(
     seed: int = 0,
 ):  # a fastai Learner
     "One pretext task on molecules without measured labels"
-    graphs = mols.graphs
+    with local_seed(seed, 2):
+        order = torch.randperm(len(mols))  # in files, scaffolds may stand together
     n = max(LEAST // 2, len(mols) // 20)  # a twentieth to look at, and not too few
-    parts, options = (graphs,), dict(seed=seed, precision=cfg['precision'])
+    parts, options = (mols.graphs,), dict(seed=seed, precision=cfg['precision'])
     if task == 'supervised':
-        parts = graphs, group_labels(mols.smiles)[0]
-    dls = tensor_dls(tuple(p[n:] for p in parts), tuple(p[:n] for p in parts),
-                     cfg['bs'], device)
+        parts = mols.graphs, group_labels(mols.smiles)[0]
+    dls = tensor_dls(tuple(p[order[n:]] for p in parts),
+                     tuple(p[order[:n]] for p in parts), cfg['bs'], device)
     if task == 'supervised':
         return supervised_learner(dls, encoder, parts[1].shape[1], **options)
     if task == 'context':
@@ -207,6 +214,7 @@ def pretrain_all(
     device: torch.device,
     seed: int = 0,
     folder: Path | None = None,  # for checkpoints; None: none are kept
+    apart: Sequence[str] = (),  # for the card: `MoleculeSplits.apart`
 ) -> tuple[dict[str, Representation], float]:  # by pretext; seconds of an earlier part
     "Each pretext of the settings; 'a+b' is b first, then a on top of it"
     found, earlier = {}, 0.
@@ -220,70 +228,89 @@ def pretrain_all(
             learn = step_learner(task, encoder, mols, cfg, device, seed)
             now = time.perf_counter()
             pretrain(learn, cfg['epochs'], cfg['lr'], 0.,
-                     folder=folder and folder/f'checkpoint-{name}-{task}',
+                     folder=folder and folder/f'{seed}-{name}-{task}',
                      plan=dict(data=mols.hash))
-            earlier += max(0., now - learn.began)  # that of a run that goes on
+            earlier += max(0., now - learn.began)  # that of a run that resumes
         found[name] = Representation.from_learner(
             learn, seed=seed, pretext=dict(name=name, settings={
                 k: v for k, v in cfg.items() if isinstance(v, str | int | float)}),
-            data=dict(name=mols.name, hash=mols.hash, unlabelled=len(mols)))
+            data=dict(name=mols.name, hash=mols.hash, unlabelled=len(mols),
+                      apart=list(apart)))
     return {name: found[name] for name in cfg['pretexts']}, earlier
 
 # %% ../../nbs/chapters/graphs.ipynb #85fa357c
-def fingerprint_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> method
-    "Morgan fingerprints with a linear model, and with a random forest"
-    bits, kind = fingerprints(splits.mols.smiles), splits.mols.kind
-    x = {p: torch.tensor(bits[getattr(splits, p)], dtype=torch.float32) for p in PARTS}
-    one = torch.tensor([[-1.], [1.]]).expand(2, bits.shape[1])  # bits keep their unit
+def feature_method(
+    f: dict[str, Tensor],  # features (n, d) of 'train' and 'test'
+    kind: str,  # of the labels
+    standardise_on: Tensor | None = None,  # (N, d); None: what is fitted on
+) -> Callable:  # (rows, labels, seed) -> prediction
+    "A linear model for each task, on features that stay as they are"
+    def method(rows, seen, seed):
+        return probe_tasks(f['train'][rows], seen, standardise_on, kind)(f['test'])
 
-    def linear(rows, seen, held, seed):
-        return probe_tasks(
-            x['train'][rows], seen, x['valid'], held, one, kind)(x['test'])
+    return method
 
-    def forest(rows, seen, held, seed):
-        columns, options = [], dict(random_state=seed, n_jobs=cfg['jobs'])
+
+def forest_method(
+    f: dict[str, Tensor],  # features (n, d) of 'train' and 'test'
+    kind: str,  # of the labels
+    trees: int,
+    jobs: int | None,  # processes; -1: one per core
+) -> Callable:  # (rows, labels, seed) -> prediction
+    "A random forest for each task"
+    Forest = RandomForestClassifier if kind == 'classification' else (
+        RandomForestRegressor)
+
+    def method(rows, seen, seed):
+        columns = []
         for column in seen.T:
             known = column.isfinite()
-            data = x['train'][rows][known], column[known]
+            forest = Forest(trees, random_state=seed, n_jobs=jobs)
+            forest.fit(f['train'][rows][known], column[known])
             if kind == 'regression':
-                trees = RandomForestRegressor(cfg['forest'], **options).fit(*data)
-                columns.append(trees.predict(x['test']))
+                columns.append(forest.predict(f['test']))
             else:
-                trees = RandomForestClassifier(cfg['forest'], **options).fit(*data)
-                p = trees.predict_proba(x['test'])
+                p = forest.predict_proba(f['test'])
                 columns.append(p[:, -1] if p.shape[1] > 1 else 0 * p[:, 0])
         return torch.tensor(np.stack(columns, 1))
 
-    return {'fingerprint+linear': linear, 'fingerprint+forest': forest}
+    return method
+
+
+def plain_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> method
+    "Fingerprints and functional groups, which no network has read"
+    smiles, kind, methods = splits.mols.smiles, splits.mols.kind, {}
+    bits = dict(fingerprint=torch.tensor(fingerprints(smiles)),
+                groups=group_labels(smiles)[0])
+    for name, x in bits.items():
+        f = {p: x[getattr(splits, p)].float() for p in ('train', 'test')}
+        unit = torch.tensor([[-1.], [1.]]).expand(2, x.shape[1])  # bits stay bits
+        if x.shape[1]:
+            methods[f'{name}+linear'] = feature_method(f, kind, unit)
+        if name == 'fingerprint':
+            methods['fingerprint+forest'] = forest_method(
+                f, kind, cfg['forest'], cfg['jobs'])
+    return methods
 
 # %% ../../nbs/chapters/graphs.ipynb #4a0923d7
 def random_features(
     rep: Representation,  # whose shape is taken
     splits: MoleculeSplits,
     device: torch.device,
-) -> dict[str, Tensor]:  # of each part
-    "The same network at random, its batch norms fitted to the unlabelled molecules"
-    with local_seed(0, 1), torch.no_grad():
+    seed: int = 0,
+) -> dict[str, Tensor]:  # of 'train' and 'test'
+    "The same network at random, its batch norms fitted to a sample of `unlabelled`"
+    graphs = splits.unlabelled.graphs
+    with local_seed(seed, 1), torch.no_grad():
         other = rep.untrained().to(device)
         for norm in other.batch_norms:
             norm.momentum = None  # a plain average over batches
-        for batch in splits.unlabelled.graphs[:2048].split(256):
-            other.train()(batch.to(device))
+        some = torch.randperm(len(graphs))[:2048]
+        for rows in some.tensor_split(max(1, len(some) // 256)):
+            other.train()(graphs[rows].to(device))
         other.eval()
         return {p: torch.cat([other(b.to(device)).cpu() for b in
-                              splits.part(p)[0].split(512)]) for p in PARTS}
-
-# %% ../../nbs/chapters/graphs.ipynb #85e5a96d
-def feature_method(
-    f: dict[str, Tensor],  # features of each part
-    kind: str,  # of the labels
-) -> Callable:  # (rows, labels, validation labels, seed) -> prediction
-    "A linear model for each task, on features that stay as they are"
-    def method(rows, seen, held, seed):
-        probe = probe_tasks(f['train'][rows], seen, f['valid'], held, kind=kind)
-        return probe(f['test'])
-
-    return method
+                              splits.part(p)[0].split(512)]) for p in ('train', 'test')}
 
 # %% ../../nbs/chapters/graphs.ipynb #e1a4500c
 def network_methods(
@@ -291,49 +318,48 @@ def network_methods(
     reps: dict[str, Representation],
     cfg: dict,
     device: torch.device,
+    seed: int = 0,  # of the random network
 ) -> dict:  # name -> method
     "From scratch, at random, and from each pretext"
-    (g, _), (gv, _), (gt, _) = map(splits.part, PARTS)
+    (g, _), (gt, _) = (splits.part(p) for p in ('train', 'test'))
     first, kind = next(iter(reps.values())), splits.mols.kind
-    f = random_features(first, splits, device)
+    f = random_features(first, splits, device, seed)
 
-    def train(net, rows, seen, held, seed, **kwargs):
-        steps = max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
-        fitted = finetune_tasks(
-            net, g[rows], seen, gv, held, steps, seed=seed, checks=cfg['checks'],
-            kind=kind, dropout=cfg['dropout'], device=device, **kwargs)
+    def train(net, rows, seen, seed, longer=1, **kwargs):
+        steps = longer * max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
+        fitted = finetune_tasks(net, g[rows], seen, steps, seed=seed, kind=kind,
+                                dropout=cfg['dropout'], device=device, **kwargs)
         return fitted.predict(gt)
 
-    def scratch(rows, seen, held, seed):
-        return train(new_encoder(cfg, seed), rows, seen, held, seed, lr=cfg['tune_lr'])
+    def scratch(rows, seen, seed):
+        return train(new_encoder(cfg, seed), rows, seen, seed, cfg['scratch'],
+                     lr=cfg['tune_lr'])
 
-    def tuned(rep, rows, seen, held, seed):
+    def tuned(rep, rows, seen, seed):
         if not cfg['probe_first']:
-            return train(rep.encoder, rows, seen, held, seed, lr=cfg['tune_lr'])
-        frozen = [rep.features(part).cpu() for part in (g[rows], gv)]
-        head = probe_tasks(frozen[0], seen, frozen[1], held, kind=kind)
-        return train(rep.encoder, rows, seen, held, seed, head=head,
-                     lr=cfg['tune_lr'] / 3, encoder_lr=cfg['tune_lr'] / 10)
+            return train(rep.encoder, rows, seen, seed, lr=cfg['tune_lr'])
+        head = probe_tasks(rep.features(g[rows]).cpu(), seen, kind=kind)
+        return train(rep.encoder, rows, seen, seed, head=head, lr=cfg['tune_lr'] / 3,
+                     encoder_lr=cfg['tune_lr'] / 10)
 
     return {'scratch': scratch, 'random+linear': feature_method(f, kind)} | {
         f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
 def predict(
-    method: Callable,  # (rows, labels, validation labels, seed) -> prediction
+    method: Callable,  # (rows, labels, seed) -> prediction
     splits: MoleculeSplits,
     labelled: np.ndarray,  # positions in the training labels, flattened
     seed: int,
 ) -> Tensor:  # (test molecules, tasks)
     "What a method says of the test molecules, in the unit of the labels"
     rows, seen = only(splits.part('train')[1], labelled)
-    held, centre, unit = splits.part('valid')[1], 0., 1.
+    centre, unit = 0., 1.
     if splits.mols.kind == 'regression':
         centre = seen.nanmean(0)
         unit = (seen - centre).square().nanmean(0).sqrt()
         unit = torch.where(unit > 0, unit, 1.)
-    return method(rows, (seen - centre) / unit, (held - centre) / unit,
-                  seed) * unit + centre
+    return method(rows, (seen - centre) / unit, seed) * unit + centre
 
 
 def choose_budgets(
@@ -356,12 +382,11 @@ def check_labels(splits: MoleculeSplits, cfg: dict):
     "Refuse before pre-training what could not be measured after it"
     choose_budgets(splits, cfg)
     _, each, _ = METRICS[splits.mols.kind]
-    for part in 'valid', 'test':
-        y = splits.part(part)[1]
-        if not np.isfinite(each(y, torch.zeros_like(y))).any():
-            of = ' of both classes' * (splits.mols.kind == 'classification')
-            raise ReplearnError(f'No task of {splits.mols.name} has labels{of} in the '
-                                f'part {part!r} that the split by scaffold makes')
+    y = splits.part('test')[1]
+    if not np.isfinite(each(y, torch.zeros_like(y))).any():
+        of = ' of both classes' * (splits.mols.kind == 'classification')
+        raise ReplearnError(f'No task of {splits.mols.name} has labels{of} in the '
+                            "part 'test' that the split by scaffold makes")
 
 # %% ../../nbs/chapters/graphs.ipynb #5dd84efc
 def evaluate(
@@ -369,24 +394,30 @@ def evaluate(
     reps: dict[str, Representation],
     cfg: dict,
     device: torch.device,
-    file: Path | None = None,  # from `kept_file`, to go on; None: nothing is kept
+    file: Path | None = None,  # from `kept_file`, to resume; None: nothing is kept
+    seed: int = 0,  # of the random network
+    pretraining: int = 0,  # which of several; the first with what needs none
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
-    "Fingerprints, networks from scratch and at random, and those of each pretext"
-    methods = fingerprint_methods(splits, cfg) | network_methods(
-        splits, reps, cfg, device)
-    return score_methods(splits, methods, cfg, file)
+    "Fingerprints, groups, networks from scratch, at random, and of each pretext"
+    methods = network_methods(splits, reps, cfg, device, seed)
+    if pretraining:
+        del methods['scratch']
+    else:
+        methods = plain_methods(splits, cfg) | methods
+    return score_methods(splits, methods, cfg, file, pretraining)
 
 # %% ../../nbs/chapters/graphs.ipynb #de2efc83
 def score_methods(
     splits: MoleculeSplits,
     methods: dict[str, Callable],
     cfg: dict,
-    file: Path | None = None,  # from `kept_file`, to go on; None: nothing is kept
+    file: Path | None = None,  # from `kept_file`, to resume; None: nothing is kept
+    pretraining: int = 0,  # which of several
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
     "All methods at all budgets (none: all labels, as budget 0), on the test molecules"
-    (y, yv, yt), kind = (splits.part(p)[1] for p in PARTS), splits.mols.kind
+    (y, yt), kind = (splits.part(p)[1] for p in ('train', 'test')), splits.mols.kind
     metric, each, mean = METRICS[kind]
-    budgets, per_task = choose_budgets(splits, cfg), {}
+    budgets, per_task = choose_budgets(splits, cfg) or [0], {}
     tasks = file and file.with_name(f'each-{file.name}')
     for row in read_scores(tasks, *EACH):
         per_task[tuple(row[k] for k in EACH[:-1])] = row
@@ -395,23 +426,24 @@ def score_methods(
     def draw(y, budget, seed):
         return draw_entries(y, budget, seed, kind) if budget else known
 
-    def remember(name, labelled, seed):
+    budget_of = {len(draw(y, b, 0)): b for b in budgets}
+
+    def remember(name, labelled, _, seed):
         prediction = predict(methods[name], splits, labelled, seed)
-        a_label = y.shape[1] * (2 if kind == 'classification' else 1)
-        budget = len(labelled) // a_label if budgets else 0
         for t, score in zip(splits.mols.tasks, each(yt, prediction), strict=True):
-            key = name, t, budget, seed
+            key = name, t, budget_of[len(labelled)], seed
             per_task[key] = dict(zip(EACH, (*key, score), strict=True))
         write_scores(per_task.values(), tasks)
         return prediction
 
     seeds = dict.fromkeys(methods, cfg['draws'])
-    if not budgets:  # of all labels a line learns the same again, a forest nearly
+    if budgets == [0]:  # a line learns the same again, a forest nearly
         seeds |= {k: 1 for k in methods if k.endswith(('linear', 'forest'))}
     df = label_efficiency(
-        LabelTask(y, yv, yt, mean, metric, draw),
-        {k: partial(remember, k) for k in methods}, budgets or [0], seeds, file=file)
-    return df.assign(metric=metric), pd.DataFrame(per_task.values(), columns=EACH)
+        LabelTask(y, yt, mean, metric, draw), {k: partial(remember, k) for k in methods},
+        budgets, seeds, file=file, pretraining=pretraining)
+    each_task = pd.DataFrame(per_task.values(), columns=EACH)
+    return df.assign(metric=metric), each_task.assign(pretraining=pretraining)
 
 
 EACH = ['method', 'task', 'budget', 'seed', 'score']  # of a table of single tasks
@@ -420,25 +452,24 @@ EACH = ['method', 'task', 'budget', 'seed', 'score']  # of a table of single tas
 def headline(
     df: pd.DataFrame,  # from `evaluate`
     per_task: pd.DataFrame,
-    pretexts: tuple[str, ...],
-) -> dict[str, float]:
-    "The numbers that one would tell somebody"
-    mean, said = df.groupby(['budget', 'method']).score.mean(), {}
-    for b in sorted(set(df.budget)):
-        for m in 'scratch', f'{pretexts[-1]}+finetune':
-            said[f'{m}@{b}'] = round(float(mean[b, m]), 4)
-    said |= savings(df, f'{pretexts[-1]}+finetune')
+    method: str,  # what the headline is about
+) -> dict[str, float | str]:
+    "The headline numbers: means, labels saved, gain, and where fingerprints win"
+    said = {}
+    for m in 'scratch', 'groups+linear', method:
+        said |= mean_scores(df, m)
+    said |= savings(df, method)
+    both = df[df.method.isin([method, 'scratch'])]
+    said |= {f'gain@{row.task}': f'{row.change:+.3f} ({row.low:+.3f} to {row.high:+.3f})'
+             for row in changes(both.assign(task=both.budget)).itertuples()}
     tasks = per_task.groupby(['budget', 'task', 'method']).score.mean().unstack()
-    old = tasks.filter(like='fingerprint').max(axis=1)
-    lead = old - tasks[f'{pretexts[-1]}+finetune']
-    for (b, task), points in lead.items():
-        if points > 0:
-            said[f'fingerprints_win_by:{task}@{b}'] = round(float(points), 4)
-    return said
+    lead = tasks.filter(like='fingerprint').max(axis=1) - tasks[method]
+    return said | {f'fingerprints_win_by:{task}@{b}': round(float(points), 4)
+                   for (b, task), points in lead.items() if points > 0}
 
 # %% ../../nbs/chapters/graphs.ipynb #eb096ad9
 def own_table(data: str | None) -> bool:
-    "Whether it is a file, or the name of nothing known, which is taken for a file's"
+    "Whether `data` should be a table: a file, or no known data set's name"
     return data is not None and (
         Path(data).is_file() or data not in MOLECULENET_FILES)
 
@@ -450,7 +481,7 @@ def check_options(
     label_col: str | None,
     pretrain_on: str | None,
 ):
-    "Refuse options that a run would pass over"
+    "Refuse options that a run would ignore"
     if preset == 'full' and data is None and (smiles_col or label_col or pretrain_on):
         raise ReplearnError('The full preset has its own molecules (ZINC) and labels '
                             '(MoleculeNet): columns and --pretrain-on go with --data')
@@ -470,8 +501,10 @@ def load_splits(
 ) -> MoleculeSplits:
     "The molecules of a run"
     smiles_col = smiles_col or 'smiles'
-    if data is None:
-        mols = embedded(cfg['molecules'], seed)
+    by = scaffold_split
+    if data is None:  # assembled molecules come in no series
+        mols, by = embedded(cfg['molecules'], seed), partial(
+            random_split, train=.6, valid=.1)
     elif own_table(data):
         if not Path(data).is_file():
             raise ReplearnError(f'There is no file {data}, and no data set of that '
@@ -487,7 +520,7 @@ def load_splits(
     if pretrain_on is not None:
         path = Path(pretrain_on)
         more = from_smiles(path.name, as_smiles(path, smiles_col))
-    return split(mols, more)
+    return split(mols, more, by)
 
 # %% ../../nbs/chapters/graphs.ipynb #20e82878
 def run(
@@ -498,65 +531,81 @@ def run(
     label_col: str | None = None,  # its columns of labels, with commas between them
     pretrain_on: str | None = None,  # a .smi file or a table: molecules without labels
     seed: int = 0,  # of the molecules, the weights and the training
+    seeds: int = 1,  # pre-trainings: with `seed`, seed + 1, ...
     device: str | None = None,  # cpu, cuda, mps; None: the best there is
     epochs: int | None = None,  # of each pretext task; None: the preset's
-    bs: int | None = None,  # molecules a batch
+    bs: int | None = None,  # molecules per batch
     lr: float | None = None,  # highest learning rate of pre-training
     precision: str | None = None,  # fp32, bf16, or fp16 on a GPU
-) -> Report:
-    "Pre-train on molecules without labels, measure the labels saved, and the harm"
+) -> Report | None:  # None under torchrun, in all processes but the first
+    "Pre-train on molecules without labels; measure the labels saved, and the harm"
     cfg = settings(preset, epochs=epochs, bs=bs, lr=lr, precision=precision)
     check_options(preset, data, smiles_col, label_col, pretrain_on)
+    if seeds < 1:
+        raise ReplearnError(f'seeds must be 1 or more, not {seeds}')
     start, device = time.perf_counter(), get_device(device)
     small = preset == 'quick' and device.type == 'cpu'  # too small for two threads
     with run_folder('graphs', out) as folder, one_thread() if small else nullcontext():
         if preset == 'full' and data is None:
-            return run_full(cfg, folder, device, start, seed)
+            return run_full(cfg, folder, device, start, seed, seeds)
         splits = load_splits(cfg, data, smiles_col, label_col, pretrain_on, seed)
         cfg |= dict(budgets=(5, 20, 100)) if preset == 'full' else {}
         check_labels(splits, cfg)
-        reps, earlier = pretrain_all(splits.unlabelled, cfg, device, seed, folder)
-        save_all(reps, folder)
-        start, file = start - earlier, kept_file(folder, 'scores', *reps.values())
-        pretrained = time.perf_counter() - start
-        start -= seconds_kept(file)
-        df, per_task = evaluate(splits, reps, cfg, device, file)
+        runs, earlier = pretrain_seeds(splits.unlabelled, cfg, device, seed, seeds,
+                                       folder, [splits.apart])
+        if end_ranks():  # rank 0 alone saves and scores
+            return None
+        start, pretrained = start - earlier, time.perf_counter() - start + earlier
+        files = keep(runs, folder, 'scores')
+        start -= seconds_kept(*files)
+        df, per_task = (pd.concat(found, ignore_index=True) for found in zip(*(
+            evaluate(splits, reps, cfg, device, file, seed + p, p)
+            for p, (reps, file) in enumerate(zip(runs, files, strict=True))),
+            strict=True))
+        best = f'{cfg["pretexts"][-1]}+finetune'
         report = Report(
             recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
-            device=device_name(device), scores=df.to_dict('records'),
-            headline=headline(df, per_task, cfg['pretexts']),
+            device=device_name(device), scores=df.to_dict('records'), method=best,
+            headline=headline(df, per_task, best),
             seconds=seconds_since(start, pretrained))
         write_changes(per_task[per_task.budget == df.budget.min()], folder,
                       df.metric[0])
-        finish(report, reps, folder)
+        report.finish(runs[0][cfg['pretexts'][-1]], folder)
     return report
 
 # %% ../../nbs/chapters/graphs.ipynb #c9aab551
-def save_all(
-    reps: dict[str, Representation],  # by pretext
+def pretrain_seeds(
+    mols: Molecules,  # unlabelled
+    cfg: dict,  # settings
+    device: torch.device,
+    seed: int,  # of the first; the next has seed + 1
+    seeds: int,  # how many
     folder: Path,  # of the run
-):
-    "Save the last representation (the combined one), and the others beside it"
-    *others, last = reps
-    for name in others:
-        reps[name].save(folder/'others'/name)
-    reps[last].save(folder/'representation')
+    apart: Sequence[str],  # for the card: `MoleculeSplits.apart`
+) -> tuple[list[dict[str, Representation]], float]:  # and seconds of an earlier part
+    "Pre-train several times, each time with every pretext"
+    found = [pretrain_all(mols, cfg, device, s, folder/'checkpoints', apart)
+             for s in range(seed, seed + seeds)]
+    return [reps for reps, _ in found], sum(earlier for _, earlier in found)
 
 
-def finish(
-    report: Report,
-    reps: dict[str, Representation],  # by pretext
+def keep(
+    runs: list[dict[str, Representation]],  # from `pretrain_seeds`
     folder: Path,  # of the run
-):
-    "Save the report; take away what a run goes on from"
-    *_, last = reps.values()
-    report.finish(last, folder)
-    for left in folder.glob('checkpoint-*'):
-        shutil.rmtree(left)
+    *sets: str,  # names of what is scored
+) -> list[Path]:  # where scores are kept: of each pre-training and set
+    "Save all representations, the first pre-training's for good"
+    for p, reps in enumerate(runs):
+        at = folder/'measured'/f'pretraining-{p}' if p else folder
+        *others, last = reps  # the last is the combined one
+        for name in others:
+            reps[name].save(at/'others'/name)
+        reps[last].save(at/'representation')
+    return [kept_file(folder, name, *reps.values()) for reps in runs for name in sets]
 
 
 def write_changes(
-    per_task: pd.DataFrame,  # method, task, seed, score
+    per_task: pd.DataFrame,  # method, task, seed, score, perhaps pretraining
     folder: Path,
     metric: str = 'ROC-AUC',
 ) -> pd.DataFrame:  # from `changes`
@@ -579,38 +628,45 @@ def transfer(
     smiles_col: str | None = None,  # the table's column of SMILES; None: smiles
     label_col: str | None = None,  # its columns of labels, with commas between them
     out: str | None = None,  # folder for the report; None: runs/transfer-TIME
-    seed: int = 0,
     device: str | None = None,  # None: the best there is
 ) -> Report:
-    "Score a representation on labelled molecules, beside fingerprints and chance"
+    "Score a representation on labelled molecules, beside four simpler methods"
     start, device, cfg = time.perf_counter(), get_device(device), settings('quick')
     rep.encoder.to(device)
     check_options('quick', data, smiles_col, label_col, None)
-    splits = load_splits(cfg, data, smiles_col, label_col, None, seed)
+    splits = load_splits(cfg, data, smiles_col, label_col)
     check_labels(splits, cfg)
     with run_folder('transfer', out) as folder:
         name, kind = f'{rep.name}+linear', splits.mols.kind
-        f = {p: rep.features(splits.part(p)[0]).cpu() for p in PARTS}
-        df, _ = score_methods(splits, fingerprint_methods(splits, cfg) | {
+        f = {p: rep.features(splits.part(p)[0]).cpu() for p in ('train', 'test')}
+        df, _ = score_methods(splits, plain_methods(splits, cfg) | {
             'random+linear': feature_method(random_features(rep, splits, device), kind),
             name: feature_method(f, kind)}, cfg)
         report = Report(
-            recipe='transfer', preset='quick', data=splits.mols.name, seed=seed,
-            device=device_name(device), seconds=seconds_since(start),
-            headline=mean_scores(df, name) | savings(df, name),
+            recipe='transfer', preset='quick', data=splits.mols.name, seed=0,
+            device=device_name(device), seconds=seconds_since(start), method=name,
+            headline=mean_scores(df, name) | savings(df, name) | seen_before(rep, splits),
             scores=df.to_dict('records'))
         report.save(folder)
     return report
 
+
+def seen_before(rep: Representation, splits: MoleculeSplits) -> dict[str, str]:
+    "For a headline: whether pre-training saw the test molecules, if the card tells"
+    data, n = rep.card['data'], len(splits.test)
+    told = (f'0 of {n} test molecules' if splits.apart in data.get('apart', ())
+            else f'not known of {n} test molecules')
+    return dict(seen_in_pretraining=told)
+
 # %% ../../nbs/chapters/graphs.ipynb #1d99849c
 def compare_sets(
-    scores: pd.DataFrame,  # method, budget, seed, score, task: the data set
+    scores: pd.DataFrame,  # method, budget, seed, pretraining, score, task: the set
     method: str,  # what the headline is about
     folder: Path,  # for scores.csv, changes.csv and changes.png
 ) -> tuple[pd.DataFrame, dict[str, float]]:  # means over the sets; the headline
     "What each pretext changes on each data set, what one brings, who wins"
-    wide = scores.pivot_table(
-        'score', ['method', 'budget', 'seed'], 'task', sort=False).dropna()
+    wide = scores.pivot_table('score', ['method', 'budget', 'seed', 'pretraining'],
+                              'task', sort=False).dropna()
     mean = wide.mean(axis=1).rename('score').reset_index()  # of what has all sets
     with atomic_path(folder/'scores.csv') as tmp:
         scores.to_csv(tmp, index=False)
@@ -624,26 +680,31 @@ def compare_sets(
     return mean.assign(metric='ROC-AUC'), told
 
 # %% ../../nbs/chapters/graphs.ipynb #ac187d31
-def run_full(cfg: dict, folder: Path, device, start: float, seed: int) -> Report:
+def run_full(
+    cfg: dict, folder: Path, device, start: float, seed: int, seeds: int = 1
+) -> Report | None:
     "ZINC, then BBBP, Tox21, SIDER and ToxCast with all labels"
     sets = {name: split(moleculenet(name)) for name in MEASURED}
     held = [s for splits in sets.values() for s in splits.held]
     more = without(zinc(cfg['molecules']), held)
-    reps, earlier = pretrain_all(more, cfg, device, seed, folder)
-    save_all(reps, folder)
-    pretrained, found = time.perf_counter() - start + earlier, []
-    files = {name: kept_file(folder, name, *reps.values()) for name in sets}
-    start -= earlier + seconds_kept(*files.values())
-    for name, splits in sets.items():
-        df, _ = evaluate(
-            replace(splits, unlabelled=more), reps, cfg, device, files[name])
-        found.append(df.assign(task=name))
-    last = f'{cfg["pretexts"][-1]}+finetune'
-    mean, told = compare_sets(pd.concat(found), last, folder)
+    runs, earlier = pretrain_seeds(more, cfg, device, seed, seeds, folder,
+                                   [splits.apart for splits in sets.values()])
+    if end_ranks():
+        return None
+    start, pretrained = start - earlier, time.perf_counter() - start + earlier
+    files = iter(kept := keep(runs, folder, *sets))
+    start, found = start - seconds_kept(*kept), []
+    for p, reps in enumerate(runs):
+        for name, splits in sets.items():
+            df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device,
+                             next(files), seed + p, p)
+            found.append(df.assign(task=name))
+    best = f'{cfg["pretexts"][-1]}+finetune'
+    mean, told = compare_sets(pd.concat(found), best, folder)
     report = Report(
         recipe='graphs', preset='full', data='zinc, MoleculeNet', seed=seed,
-        device=device_name(device), headline=told,
+        device=device_name(device), headline=told, method=best,
         seconds=seconds_since(start, pretrained),
         scores=mean.to_dict('records'))
-    finish(report, reps, folder)
+    report.finish(runs[0][cfg['pretexts'][-1]], folder)
     return report

@@ -57,8 +57,8 @@ def draw_per_class(
         rows = rng.permutation(np.flatnonzero(y == c))
         if len(rows) < budget:
             raise ReplearnError(
-                f'A budget of {budget} labels per class needs as many training examples, '
-                f'but class {c} has {len(rows)}')
+                f'A budget of {budget} labels per class needs as many training '
+                f'examples, but class {c} has {len(rows)}')
         drawn.append(rows[:budget])
     return np.stack(drawn, 1).ravel()
 

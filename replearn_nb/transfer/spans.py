@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalise_answer', 'exact_match', 'answer_f1', 'mean_exact_match', 'mean_f1', 'question_task', 'Windows', 'windows',
-           'targets', 'SpanFinder', 'span_accuracy', 'best_spans', 'Answer', 'TunedSpans', 'show_answer',
-           'finetune_spans']
+           'targets', 'SpanFinder', 'best_spans', 'Answer', 'TunedSpans', 'show_answer', 'finetune_spans']
 
 # %% ../../nbs/transfer/spans.ipynb #b4087bac
 import copy
@@ -22,14 +21,13 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core import ReplearnError, local_seed
 from ..data.entities import Highlighted
 from ..data.questions import Question, QuestionSplits
 from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
-from .finetune import Classifier, _train, check_longest
+from .finetune import Classifier, check_longest, train_on
 from .labels import LabelTask, draw_rows
 
 # %% ../../nbs/transfer/spans.ipynb #bf1a820a
@@ -86,7 +84,7 @@ def question_task(
     splits: QuestionSplits,
 ) -> LabelTask:
     "Answers from few labelled questions, for `label_efficiency`"
-    golds = [[q.golds for q in splits.part(p)] for p in ('train', 'valid', 'test')]
+    golds = [[q.golds for q in splits.part(p)] for p in ('train', 'test')]
     return LabelTask(*golds, mean_f1, 'answer F1', draw_rows)
 
 # %% ../../nbs/transfer/spans.ipynb #50a1ba58
@@ -181,14 +179,6 @@ class SpanFinder(Classifier):
         text[:, 0] = True  # [CLS]: not here
         return self.head(h).float().masked_fill(~text[..., None], -1e4)
 
-
-def span_accuracy(
-    logits: Tensor,  # (B, t, 2)
-    y: Tensor,  # (B, 2)
-) -> Tensor:
-    "The share of windows in which both ends are right"
-    return (logits.argmax(1) == y).all(1).float().mean()
-
 # %% ../../nbs/transfer/spans.ipynb #7750c48a
 def best_spans(
     logits: Tensor,  # (B, t, 2)
@@ -227,7 +217,7 @@ class TunedSpans:
     def answer(
         self,
         questions: Sequence[tuple[str, str]],  # question and text of each
-        bs: int = 64,  # windows a batch
+        bs: int = 64,  # windows per batch
     ) -> list[Answer]:
         "The best span over all windows of each text"
         model, device = self.learn.model.eval(), self.learn.dls.device
@@ -275,26 +265,22 @@ def finetune_spans(
     encoder: TextEncoder,  # pre-trained, or not; a copy is trained
     pre: TextPreprocessing,  # its tokenizer, and the length of a row
     train: Sequence[Question],
-    valid: Sequence[Question],  # to choose the best weights on
     steps: int = 200,  # of the optimiser
-    bs: int = 16,  # windows a batch
+    bs: int = 16,  # windows per batch
     lr: float = 3e-3,  # of the head
     encoder_lr: float | None = None,  # of the encoder; None: lr / 3, 0: it is frozen
     stride: int | None = None,  # tokens a window moves on; None: half of its width
     max_answer: int = 30,  # tokens
-    checks: int = 5,  # looks at the validation data while training
     seed: int = 0,
     device: str | torch.device | None = None,  # None: the best there is
     cbs: Sequence[Callback] = (),  # more callbacks, e.g. `MixedPrecision()`
 ) -> TunedSpans:
     "Fine-tune encoder and head to mark answers (section 4.2 of Devlin et al. 2018)"
     pre.tok.must_fit(encoder)
-    data = []
-    for questions in train, valid:
-        w = windows([(q.text, q.context) for q in questions], pre, stride)
-        check_longest(encoder, w.ids)
-        data.append((w.ids, targets(w, questions)))
-    if not (data[0][1] > 0).any():
+    w = windows([(q.text, q.context) for q in train], pre, stride)
+    check_longest(encoder, w.ids)
+    data = w.ids, targets(w, train)
+    if not (data[1] > 0).any():
         raise ReplearnError(f'None of {len(train)} answers fits into a window of '
                             f'{pre.max_len} tokens')
     with local_seed(seed):
@@ -302,6 +288,5 @@ def finetune_spans(
         model = SpanFinder(copy.deepcopy(encoder), head, pre.tok.sep)
         model.requires_grad_(True)
         lrs = lr / 3 if encoder_lr is None else encoder_lr, lr
-        tuned = _train(model, *data, steps, bs, lrs, checks, device, cbs,
-                       F.cross_entropy, span_accuracy)
-    return TunedSpans(tuned.learn, pre, stride, max_answer)
+        learn = train_on(model, data, steps, bs, lrs, device, cbs)
+    return TunedSpans(learn, pre, stride, max_answer)

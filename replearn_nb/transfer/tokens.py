@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['word_rows', 'entity_f1', 'draw_sentences', 'entity_task', 'Gazetteer', 'tag_names', 'token_features', 'TokenProbe',
-           'TokenClassifier', 'first_piece_loss', 'EntityF1', 'TunedTokens', 'finetune_tokens']
+           'TokenClassifier', 'first_piece_loss', 'TunedTokens', 'finetune_tokens']
 
 # %% ../../nbs/transfer/tokens.ipynb #7dc54de8
 import copy
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner, Metric
+from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +25,7 @@ from ..data.entities import TaggedSplits, entities
 from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
 from ..pretext.masked_lm import IGNORE
-from .finetune import Classifier, _train, check_longest
+from .finetune import Classifier, check_longest, train_on
 from .labels import LabelTask, draw_rows
 from .probes import LinearProbe
 
@@ -89,8 +89,8 @@ def entity_task(
     splits: TaggedSplits,
 ) -> LabelTask:
     "Names from few labelled sentences, for `label_efficiency`"
-    y_train, y_valid, y_test = (splits.part(p)[1] for p in ('train', 'valid', 'test'))
-    return LabelTask(y_train, y_valid, y_test, entity_f1, 'entity F1', draw_sentences)
+    labels = [splits.part(p)[1] for p in ('train', 'test')]
+    return LabelTask(*labels, entity_f1, 'entity F1', draw_sentences)
 
 # %% ../../nbs/transfer/tokens.ipynb #2ae38541
 @dataclass
@@ -143,7 +143,7 @@ def token_features(
     pre: TextPreprocessing,
     words: Sequence[Sequence[str]],  # of each sentence
     layer: int = -1,  # 0 before the first block, 1 after it, ..., -1 the last
-    bs: int = 64,  # rows a batch
+    bs: int = 64,  # rows per batch
     device: str | torch.device | None = None,  # None: the best there is
 ) -> list[Tensor]:  # of each sentence: float32 (words, num_features), on the CPU
     "What the encoder makes of each word, read at its first piece"
@@ -183,23 +183,14 @@ def fit(
     cls: TokenProbe,
     x: Sequence[Tensor],  # of each sentence: (words, num_features)
     tags: Sequence[Sequence[str]],  # their labels
-    x_valid: Sequence[Tensor],  # to choose the strength on
-    tags_valid: Sequence[Sequence[str]],
     kinds: Sequence[str],  # of names
-    strengths: Sequence[float] = (1e-3, .01, .1, 1, 10),  # C, above 0
     standardise_on: Tensor | None = None,  # (N, d) features; None: `x`
 ) -> TokenProbe:
-    "Fit for each strength, and keep the one with the best validation F1"
-    names, found = tag_names(kinds), []
-    y, flat, right = _numbers(tags, names), torch.cat(list(x)), _numbers(
-        tags_valid, names)
-    for C in strengths:
-        made = cls(LinearProbe.fit(flat, y, strengths=(C,), n_classes=len(names),
-                                   standardise_on=standardise_on), names)
-        guess = made.predict(x_valid)
-        accuracy = (_numbers(guess, names) == right).float().mean().item()
-        found.append((entity_f1(tags_valid, guess), accuracy, made))
-    return max(found, key=lambda o: o[:2])[-1]
+    "Fit on all words of the labelled sentences"
+    names = tag_names(kinds)
+    probe = LinearProbe.fit(torch.cat(list(x)), _numbers(tags, names),
+                            n_classes=len(names), standardise_on=standardise_on)
+    return cls(probe, names)
 
 # %% ../../nbs/transfer/tokens.ipynb #ef1371e2
 class TokenClassifier(Classifier):
@@ -220,30 +211,6 @@ def first_piece_loss(
     return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(),
                            ignore_index=IGNORE)
 
-# %% ../../nbs/transfer/tokens.ipynb #f3b1a454
-class EntityF1(Metric):
-    "F1 of the validation set, which `KeepBest` chooses by"
-    def __init__(self, names: list[str]):
-        self.names = names
-
-    def reset(self):
-        self.truth, self.found = [], []
-
-    def accumulate(self, learn):
-        best = learn.pred.argmax(-1)
-        for y, guess in zip(learn.yb[0][:, :best.shape[1]], best, strict=True):
-            real = y != IGNORE
-            for rows, values in (self.truth, y), (self.found, guess):
-                rows.append([self.names[i] for i in values[real].tolist()])
-
-    @property
-    def value(self):
-        return entity_f1(self.truth, self.found)
-
-    @property
-    def name(self):
-        return 'entity_f1'
-
 # %% ../../nbs/transfer/tokens.ipynb #b0008011
 @dataclass
 class TunedTokens:
@@ -256,7 +223,7 @@ class TunedTokens:
     def predict(
         self,
         words: Sequence[Sequence[str]],  # of each sentence
-        bs: int = 256,  # rows a batch
+        bs: int = 256,  # rows per batch
     ) -> list[list[str]]:
         "Labels of each sentence"
         model, best = self.learn.model.eval(), []
@@ -283,14 +250,12 @@ def finetune_tokens(
     encoder: TextEncoder,  # pre-trained, or not; a copy is trained
     pre: TextPreprocessing,  # its tokenizer
     train: tuple[list, list],  # words and labels, as `TaggedSplits.part` gives them
-    valid: tuple[list, list],  # likewise, to choose the best weights on
     kinds: Sequence[str],  # of names
     steps: int = 100,  # of the optimiser
-    bs: int = 16,  # rows a batch
+    bs: int = 16,  # rows per batch
     lr: float | None = None,  # of the head; None: 3e-3, or 1e-3 for a given head
     encoder_lr: float | None = None,  # of the encoder; None: lr / 3
     head: nn.Linear | None = None,  # start from it, e.g. `TokenProbe.head()`
-    checks: int = 5,  # looks at the validation data while training
     seed: int = 0,
     device: str | torch.device | None = None,  # None: the best there is
     cbs: Sequence[Callback] = (),  # more callbacks, e.g. `MixedPrecision()`
@@ -298,15 +263,17 @@ def finetune_tokens(
     "Fine-tune encoder and head to label words (section 5.3 of Devlin et al. 2018)"
     pre.tok.must_fit(encoder)
     names = tag_names(kinds)
-    data, valid = (_labelled_rows(*part, pre, names) for part in (train, valid))
-    for ids, _ in data, valid:
-        check_longest(encoder, ids)
+    data = _labelled_rows(*train, pre, names)
+    check_longest(encoder, data[0])
+    shape = len(names), encoder.num_features
+    if head is not None and tuple(head.weight.shape) != shape:
+        raise ReplearnError(f'head should have weights of shape {shape}, '
+                            f'and has {tuple(head.weight.shape)}')
     lr = (3e-3 if head is None else 1e-3) if lr is None else lr
     with local_seed(seed):
-        new = nn.Linear(encoder.num_features, len(names))
+        new = nn.Linear(*shape[::-1])
         model = TokenClassifier(*copy.deepcopy((encoder, head or new)))
         model.requires_grad_(True)
         lrs = lr / 3 if encoder_lr is None else encoder_lr, lr
-        tuned = _train(model, data, valid, steps, bs, lrs, checks, device, cbs,
-                       first_piece_loss, EntityF1(names))
-    return TunedTokens(tuned.learn, pre, names)
+        learn = train_on(model, data, steps, bs, lrs, device, cbs, first_piece_loss)
+    return TunedTokens(learn, pre, names)

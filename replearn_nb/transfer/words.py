@@ -39,7 +39,7 @@ MARKS = _Marks()
 
 
 def words(text: str) -> list[str]:
-    "Words in lower case without punctuation; a character each in scripts without spaces"
+    "Words in lower case; in scripts without spaces, characters"
     return text.lower().translate(MARKS).split()
 
 # %% ../../nbs/transfer/words.ipynb #449376bb
