@@ -67,7 +67,7 @@ from replearn_nb.transfer.report import (
 PRESETS = dict(
     quick=dict(
         data='docstrings', widths=(8, 14, 24, 40), depth=2, seeds=3,
-        shares=(1/1024, 1/256, 1/64, 1.), vocab_size=300, max_len=64, rate=.3,
+        shares=(1/1024, 1/64, 1.), vocab_size=300, max_len=64, rate=.3,
         steps=480, bs=16, lr=4e-3, wd=.01,
         precision='fp32', budgets=(5, 20, 100), draws=5),
     full=dict(
@@ -274,7 +274,7 @@ def laws(df: pd.DataFrame) -> pd.DataFrame:  # a row each for params, tokens, co
     return pd.DataFrame(rows).T
 
 # %% ../../nbs/chapters/scaling.ipynb #7f62c9d3
-LABELS = dict(params='parameters N', tokens='tokens of data D', compute='computation C')
+LABELS = dict(params='parameters N', tokens='tokens of data D', compute='compute C')
 
 
 def plot_law(df: pd.DataFrame, k: str, ax: Axes):
@@ -285,19 +285,23 @@ def plot_law(df: pd.DataFrame, k: str, ax: Axes):
     else:
         runs = runs[runs.tokens == runs.tokens.max()]
     for _, d in runs.groupby(dict(params='step', tokens='params', compute='params')[k]):
-        ax.plot(d[k], d.loss, 'o-', color='.75', ms=3, lw=.8)
+        if len(d) > 1:
+            ax.plot(d[k], d.loss, 'o-', color='.75', ms=3, lw=.8)
     lines = [points(d)[k] for _, d in df.groupby('seed')]
     for p in lines:
         ax.plot(p[k], p.loss, 'o-', color='#0072B2', ms=4, lw=1, alpha=.7)
     x = np.array([p[k].iloc[[0, -1]] for p in lines]).mean(0)
     start = np.mean([p.loss.iloc[0] for p in lines])
     ax.plot(x, start * (x / x[0])**-PUBLISHED[k], 'k--', lw=1)
-    ax.set(xscale='log', yscale='log', xlabel=LABELS[k])
-    law = laws(df).loc[k]
+    law, low, high = laws(df).loc[k], df.loss.min(), df.loss.max()
+    ax.set(xscale='log', yscale='log', xlabel=LABELS[k], ylim=(.97 * low, 1.03 * high))
     ax.set_title(f'slope {law.exponent:.3f} ({law.low:.3f} to {law.high:.3f})\n'
                  f'{law.first_half:.3f}, then {law.second_half:.3f}', fontsize=9)
-    ticks = np.arange(math.ceil(2 * df.loss.min()), 2 * df.loss.max()) / 2
+    ticks = np.arange(math.ceil(2 * low), 2 * high) / 2
     ax.set_yticks(ticks, [f'{t:.1f}' for t in ticks])
+    if k == 'params':
+        ax.set_xticks(lines[0].params, [f'{n:,.0f}' for n in lines[0].params],
+                      fontsize=8)
     ax.minorticks_off()
 
 
