@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'RIVALS', 'settings', 'PARTS', 'load_splits', 'make_encoder', 'make_views', 'make_learner', 'keep',
-           'random_encoder', 'pixel_methods', 'frozen_methods', 'scratch_methods', 'finetune_method', 'evaluate',
-           'headline', 'run', 'score_and_report', 'monitor_score', 'transfer']
+           'random_encoder', 'pixel_methods', 'frozen_methods', 'scratch_methods', 'finetune_method', 'fast',
+           'evaluate', 'headline', 'run', 'score_and_report', 'monitor_score', 'transfer']
 
 # %% ../../nbs/chapters/simclr.ipynb #b9f5a5bf
 import os
@@ -21,7 +21,7 @@ from fastai.optimizer import Adam
 from torch import nn
 
 from ..encoders.convnets import resnet18, small_convnet, strided_convnet
-from ..pretext.base import end_ranks, pretrain
+from ..pretext.base import end_ranks, pretrain, training_cbs
 from ..pretext.optim import lars
 from ..pretext.simclr import simclr_learner
 from ..pretext.views import digit_views, simclr_views
@@ -226,7 +226,7 @@ def scratch_methods(
         return train_from_scratch(
             encoder_fn, x[labelled], y, rep.preprocessing.normalise, splits.n_classes,
             cfg['scratch_steps'], augment=make_views(splits), seed=seed,
-            device=device).predict(xt)
+            device=device, cbs=fast(cfg, device)).predict(xt)
 
     methods = {'scratch': partial(scratch, rep.untrained)}
     if rival := RIVALS.get(cfg['encoder']):
@@ -250,9 +250,15 @@ def finetune_method(
         head = fit_few(f, labelled, y, splits.n_classes).head()
         return finetune(
             rep.encoder, x[labelled], y, rep.preprocessing.normalise, splits.n_classes,
-            cfg['steps'], head=head, seed=seed, device=device).predict(xt)
+            cfg['steps'], head=head, seed=seed, device=device,
+            cbs=fast(cfg, device)).predict(xt)
 
     return tuned
+
+
+def fast(cfg: dict, device: torch.device) -> list:
+    "Callbacks for the precision and the memory format that pre-training had"
+    return training_cbs(device, cfg['precision'], channels_last=True)
 
 # %% ../../nbs/chapters/simclr.ipynb #a70c5f50
 def evaluate(

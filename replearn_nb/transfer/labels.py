@@ -367,7 +367,7 @@ def saving_in_words(
 # %% ../../nbs/transfer/labels.ipynb #273892b9
 def best_saving(
     df: pd.DataFrame,  # method, budget, seed, score, perhaps pretraining
-    budget: int | None = None,  # labels per class; None: 10, else the middle one
+    budget: int | None = None,  # labels per class; None: the fewest measured
     method: str | None = None,  # None: the pre-trained one with the highest mean
 ) -> pd.Series | None:  # a row of `labels_saved`; None: nothing to compare
     "What a pre-trained method saves at one budget"
@@ -378,9 +378,7 @@ def best_saving(
         means = df.groupby(['method', 'budget']).score.mean().groupby('method').mean()
         method = means[[m for m in means.index if not is_baseline(m)]].idxmax()
     saved = labels_saved(df, method).set_index('budget', drop=False)
-    if budget is None:
-        budget = 10 if 10 in saved.index else saved.index[len(saved) // 2]
-    return saved.loc[budget]
+    return saved.loc[saved.index.min() if budget is None else budget]
 
 # %% ../../nbs/transfer/labels.ipynb #a1228df5
 def savings(
