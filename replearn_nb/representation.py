@@ -249,8 +249,8 @@ def build_encoder(
             raise AttributeError
         own = inspect.signature(fn).parameters
         if odd := sorted(arguments.keys() - own.keys() - TIMM_ARGUMENTS):
-            raise ReplearnError(f'The argument {odd[0]!r} is none that a card may give: '
-                                'build the encoder, and give it as `encoder`')
+            raise ReplearnError(f'The argument {odd[0]!r} is none that a card may '
+                                'give: build the encoder, and give it as `encoder`')
         return fn(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as e:
         raise ReplearnError(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'RIVALS', 'settings', 'PARTS', 'load_splits', 'make_encoder', 'make_views', 'make_learner', 'keep',
            'random_encoder', 'pixel_methods', 'frozen_methods', 'scratch_methods', 'finetune_method', 'fast',
-           'evaluate', 'headline', 'run', 'score_and_report', 'monitor_score', 'transfer']
+           'evaluate', 'headline', 'pretrain_all', 'save_all', 'run', 'score_and_report', 'monitor_score', 'transfer']
 
 # %% ../../nbs/chapters/simclr.ipynb #b9f5a5bf
 import os
@@ -293,6 +293,34 @@ def headline(
     "The headline numbers"
     return mean_scores(df, f'{name}+linear') | savings(df, method)
 
+# %% ../../nbs/chapters/simclr.ipynb #29f1032a
+def pretrain_all(
+    splits: ImageSplits,
+    cfg: dict,
+    device: torch.device,
+    seed: int,
+    seeds: int,  # how many pre-trainings: with seed, seed + 1, ...
+    folder: Path,  # of the run, for checkpoints
+    score: Callable | None = None,  # encoder -> number, shown while it trains
+) -> tuple[list[Representation], float]:  # and the seconds of an interrupted run
+    "Pre-train with several seeds; those that are done are not done again"
+    reps, earlier = [], 0.
+    for k in range(seed, seed + seeds):
+        learn = make_learner(splits, cfg, device, k, score=score)
+        now = time.perf_counter()
+        pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'],
+                 folder=folder/'checkpoints'/f'seed-{k}', plan=dict(data=splits.hash))
+        earlier += max(0., now - learn.began)
+        reps.append(keep(learn, splits, cfg, k))
+    return reps, earlier
+
+
+def save_all(reps: list[Representation], folder: Path):
+    "The first as `representation`, the others beside it, by their seeds"
+    for rep in reps:
+        other = f'others/seed-{rep.card["seed"]}'
+        rep.save(folder/('representation' if rep is reps[0] else other))
+
 # %% ../../nbs/chapters/simclr.ipynb #982863ff
 def run(
     preset: str = 'quick',  # 'quick': digits on a CPU; 'full': CIFAR-10 on a GPU
@@ -314,31 +342,24 @@ def run(
     cfg = settings(preset, epochs=epochs, bs=bs, lr=lr, temperature=temperature,
                    precision=precision)
     if cfg['bs'] < 2 or seeds < 1:
-        raise ReplearnError(f'bs must be 2 or more and seeds 1 or more, not {cfg["bs"]} '
-                            f'and {seeds}: an image is told from others of its batch')
+        raise ReplearnError('bs must be 2 or more and seeds 1 or more, not '
+                            f'{cfg["bs"]} and {seeds}')
     start, device = time.perf_counter(), get_device(device)
     with run_folder('simclr', out) as folder:
         splits = load_splits(preset, data, labels, size, seed)
         if monitor and not len(splits.train):
             raise ReplearnError(f'{splits.name} has no labels for --monitor to score '
                                 'with: give --labels, or leave --monitor out')
-        score, reps = partial(monitor_score, splits) if monitor else None, []
-        for k in range(seed, seed + seeds):
-            learn = make_learner(splits, cfg, device, k, score=score)
-            now = time.perf_counter()
-            pretrain(learn, cfg['epochs'], cfg['lr'], cfg['wd'],
-                     folder=folder/'checkpoints'/f'seed-{k}', plan=dict(data=splits.hash))
-            start -= max(0., now - learn.began)  # spent before an interruption
-            reps.append(keep(learn, splits, cfg, k))
+        score = partial(monitor_score, splits) if monitor else None
+        reps, earlier = pretrain_all(splits, cfg, device, seed, seeds, folder, score)
         if end_ranks():
             return None
-        for k, rep in enumerate(reps):
-            rep.save(folder/(f'others/seed-{seed + k}' if k else 'representation'))
-        pretrained = time.perf_counter() - start
+        save_all(reps, folder)
+        pretrained = time.perf_counter() - start + earlier
         files = [kept_file(folder, 'scores', rep) for rep in reps]
         report = score_and_report(
-            reps, splits, cfg, device, start - seconds_kept(*files), pretrained, files,
-            recipe='simclr', preset=preset, seed=seed)
+            reps, splits, cfg, device, start - earlier - seconds_kept(*files),
+            pretrained, files, recipe='simclr', preset=preset, seed=seed)
         report.finish(reps[0], folder)
     return report
 

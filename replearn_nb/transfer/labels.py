@@ -285,7 +285,8 @@ def labels_saved(
             found = {b: _compare(curves[b], target) for b in baselines}
             rows.append((name, budget, target.mean(), *_fewest(found)))
     saved = pd.DataFrame(rows, columns=[
-        'method', 'budget', 'score', 'baseline', 'needed', 'low', 'high', 'least', 'most'])
+        'method', 'budget', 'score', 'baseline', 'needed', 'low', 'high', 'least',
+        'most'])
     saved.insert(7, 'ratio', saved.needed / saved.budget)
     return saved
 
