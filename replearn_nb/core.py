@@ -262,9 +262,9 @@ def write_text(
     path: str | Path,  # where
     text: str,  # what
 ):
-    "Write a text file in one step"
+    "Write a text file in one step; what UTF-8 has no bytes for is escaped"
     with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding='utf-8')
+        tmp.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 # %% ../nbs/core.ipynb #fe40b0e7
 def write_json(

@@ -1,5 +1,6 @@
 "Core: files, folders, settings, devices and batches, when things go wrong"
 import errno
+import json
 import os
 import signal
 import stat
@@ -23,6 +24,7 @@ from replearn_nb.core import (
     get_device,
     run_folder,
     tensor_dls,
+    write_json,
     write_text,
 )
 from replearn_nb.recipes import bert, graphs
@@ -246,3 +248,10 @@ def test_predictions_come_in_the_order_of_rows(ds_idx):
     want = x if ds_idx == 0 else x[:5]
     torch.testing.assert_close(preds, learn.model(want).detach())
     assert torch.equal(targets, y[:len(want)])
+
+
+def test_a_name_that_is_not_utf8_costs_no_report(tmp_path):
+    "A command line may hold a file name of any bytes"
+    write_json(tmp_path/'a.json', dict(command='run --data caf\udce9'))
+    text = (tmp_path/'a.json').read_text(encoding='utf-8')
+    assert json.loads(text) == dict(command='run --data caf\udce9')
