@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ..encoders.convnets import small_convnet
+from ..pretext.base import end_ranks
 from ..transfer.finetune import train_from_scratch
 from ..transfer.probes import LinearProbe
 from ..transfer.report import Report, device_name
@@ -292,7 +293,8 @@ def plot_study(
     "Boundaries of five seeds' models, and the animals that the first one met"
     shape = len(s.methods), len(sizes)
     fig, axes = plt.subplots(*shape, figsize=(6.8, 1.9 * shape[0]), sharex=True,
-                             sharey=True, squeeze=False, layout='constrained')
+                             sharey=True, squeeze=False, layout='constrained',
+                             dpi=70)
     x, best = points(s.world), dict(colors='k', linestyles='--', linewidths=1.2)
     for row, name in zip(axes, s.methods, strict=True):
         for ax, size in zip(row, sizes, strict=True):
@@ -439,13 +441,15 @@ def run(
     seed: int = 0,  # of the animals and of the images' split
     device: str | None = None,  # cpu, cuda, mps; None: the best there is
     **overrides,  # settings of the preset that differ: see `PRESETS`
-) -> Report:
+) -> Report | None:  # None: of all ranks but the first
     "From how many labels on a network beats a line: on cats and dogs, and on images"
     cfg, device = settings(preset, **overrides), get_device(device)
     if cfg['data'] not in DATA:
         raise ReplearnError(f'data is {cfg["data"]!r}: choose {" or ".join(DATA)}')
     on_images = {k: v for k, v in cfg.items() if k not in STUDY}
     start = time.perf_counter()
+    if end_ranks():  # too small to be shared by processes
+        return None
     with run_folder('labels', out) as folder:
         splits = DATA[cfg['data']](seed)
         found = [score_study(study(world, MODELS, seeds=cfg['seeds'], seed=seed))
