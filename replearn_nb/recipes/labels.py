@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAT', 'TERRIERS', 'ALL_DOGS', 'LINE', 'NETWORK', 'SIZES', 'TRAIN', 'TEST', 'LINE_ON_SQUARES', 'REGULARISED', 'MODELS',
-           'ON_IMAGES', 'PRESETS', 'STUDY', 'settings', 'DATA', 'species', 'World', 'plot_animals', 'points',
+           'ON_IMAGES', 'PRESETS', 'DATA', 'STUDY', 'settings', 'species', 'World', 'plot_animals', 'points',
            'plot_boundary', 'standard', 'init_models', 'apply_models', 'fit_models', 'Study', 'study', 'new_animals',
            'score_study', 'best_accuracy', 'plot_study', 'crossing', 'plot_crossing', 'crossing_in_words', 'squares',
            'image_methods', 'image_scores', 'run', 'headline', 'overview']
@@ -431,6 +431,7 @@ PRESETS = dict(
                budgets=(1, 2, 5, 10, 20, 50)),
     full=dict(data='fashion_mnist', seeds=64, draws=10, network_draws=5, width=64,
               steps=1000, budgets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)))
+DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
 STUDY = {'data', 'seeds'}  # settings that are not for `image_scores`
 settings = partial(choose_settings, PRESETS)
 
@@ -464,9 +465,6 @@ def run(
             headline=headline(*found))
         report.save(folder, overview(*found, splits.name))
     return report
-
-
-DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
 
 # %% ../../nbs/chapters/labels.ipynb #9dc9f849
 def headline(
