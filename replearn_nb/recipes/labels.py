@@ -46,6 +46,8 @@ from replearn_nb.data.images import (
     digits,
     fashion_mnist,
 )
+
+# %% ../../nbs/chapters/labels.ipynb #1a2b3c4e
 from replearn_nb.transfer.labels import (
     LabelTask,
     accuracy,
