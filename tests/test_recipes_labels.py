@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from replearn_nb.core import ReplearnError
+from replearn_nb.recipes import labels
 from replearn_nb.recipes.book import BOOK
 from replearn_nb.recipes.labels import (
     ALL_DOGS,
@@ -244,3 +245,10 @@ def test_wrong_settings_end_before_anything_is_made(tmp_path, wrong, message):
 def test_the_book_names_this_chapter():
     chapter = next(c for c in BOOK if c.name == 'labels')
     assert chapter.title == 'Why labels are the bottleneck'
+
+
+def test_an_interrupted_run_says_that_nothing_was_kept(tmp_path, stop_at):
+    stop_at(labels, 'image_scores', 1)
+    with pytest.raises(KeyboardInterrupt, match='before anything was kept'):
+        run(out=tmp_path/'out', device='cpu', **SMALL | dict(seeds=1))
+    assert not list(tmp_path.iterdir())

@@ -81,8 +81,8 @@ def test_intervals_are_over_seeds_not_over_the_points_of_a_run():
     true = {k: exponents(clean, k)[0] for k in PUBLISHED}
     for _ in range(60):
         tilt = rng.normal(0, .01, 3)  # of each seed's whole line
-        lines = [d.assign(loss=d.loss * d.params**-t)
-                 for d, t in zip(map(world, range(3)), tilt, strict=True)]
+        lines = [clean.assign(loss=clean.loss * clean.params**-t, seed=s)
+                 for s, t in enumerate(tilt)]
         found = laws(pd.concat(lines)).loc['params']
         inside += found.low < true['params'] < found.high
     assert abs(inside / 60 - .95) < 4 * (.95 * .05 / 60)**.5

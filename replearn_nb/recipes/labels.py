@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAT', 'TERRIERS', 'ALL_DOGS', 'LINE', 'NETWORK', 'SIZES', 'TRAIN', 'TEST', 'LINE_ON_SQUARES', 'REGULARISED', 'MODELS',
-           'ON_IMAGES', 'PRESETS', 'STUDY', 'settings', 'DATA', 'species', 'World', 'plot_animals', 'points',
+           'ON_IMAGES', 'PRESETS', 'DATA', 'STUDY', 'settings', 'species', 'World', 'plot_animals', 'points',
            'plot_boundary', 'standard', 'init_models', 'apply_models', 'fit_models', 'Study', 'study', 'new_animals',
            'score_study', 'best_accuracy', 'plot_study', 'crossing', 'plot_crossing', 'crossing_in_words', 'squares',
            'image_methods', 'image_scores', 'run', 'headline', 'overview']
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ..encoders.convnets import small_convnet
+from ..pretext.base import end_ranks
 from ..transfer.finetune import train_from_scratch
 from ..transfer.probes import LinearProbe
 from ..transfer.report import Report, device_name
@@ -45,6 +46,8 @@ from replearn_nb.data.images import (
     digits,
     fashion_mnist,
 )
+
+# %% ../../nbs/chapters/labels.ipynb #1a2b3c4e
 from replearn_nb.transfer.labels import (
     LabelTask,
     accuracy,
@@ -292,7 +295,8 @@ def plot_study(
     "Boundaries of five seeds' models, and the animals that the first one met"
     shape = len(s.methods), len(sizes)
     fig, axes = plt.subplots(*shape, figsize=(6.8, 1.9 * shape[0]), sharex=True,
-                             sharey=True, squeeze=False, layout='constrained')
+                             sharey=True, squeeze=False, layout='constrained',
+                             dpi=70)
     x, best = points(s.world), dict(colors='k', linestyles='--', linewidths=1.2)
     for row, name in zip(axes, s.methods, strict=True):
         for ax, size in zip(row, sizes, strict=True):
@@ -429,6 +433,7 @@ PRESETS = dict(
                budgets=(1, 2, 5, 10, 20, 50)),
     full=dict(data='fashion_mnist', seeds=64, draws=10, network_draws=5, width=64,
               steps=1000, budgets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)))
+DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
 STUDY = {'data', 'seeds'}  # settings that are not for `image_scores`
 settings = partial(choose_settings, PRESETS)
 
@@ -439,13 +444,15 @@ def run(
     seed: int = 0,  # of the animals and of the images' split
     device: str | None = None,  # cpu, cuda, mps; None: the best there is
     **overrides,  # settings of the preset that differ: see `PRESETS`
-) -> Report:
+) -> Report | None:  # None: of all ranks but the first
     "From how many labels on a network beats a line: on cats and dogs, and on images"
     cfg, device = settings(preset, **overrides), get_device(device)
     if cfg['data'] not in DATA:
         raise ReplearnError(f'data is {cfg["data"]!r}: choose {" or ".join(DATA)}')
     on_images = {k: v for k, v in cfg.items() if k not in STUDY}
     start = time.perf_counter()
+    if end_ranks():  # too small to be shared by processes
+        return None
     with run_folder('labels', out) as folder:
         splits = DATA[cfg['data']](seed)
         found = [score_study(study(world, MODELS, seeds=cfg['seeds'], seed=seed))
@@ -460,9 +467,6 @@ def run(
             headline=headline(*found))
         report.save(folder, overview(*found, splits.name))
     return report
-
-
-DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
 
 # %% ../../nbs/chapters/labels.ipynb #9dc9f849
 def headline(

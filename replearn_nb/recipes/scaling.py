@@ -28,6 +28,7 @@ from scipy import stats
 from torch import Tensor
 
 from ..encoders.transformer import TextEncoder, cramming
+from ..pretext.base import end_ranks
 from ..pretext.masked_lm import masked_lm_learner, masked_loss
 from ..representation import Representation
 from ..transfer.labels import LabelTask, affordable, label_efficiency
@@ -195,7 +196,8 @@ def one_run(
     kept = folder and folder/f'{width}-{share:g}-{s}'
     if kept and (kept/'losses.csv').exists():
         return pd.read_csv(kept/'losses.csv'), Representation.load(kept)
-    began, encoder = time.perf_counter(), make_encoder(width, cfg, tok, mix_seed(seed, s))
+    began = time.perf_counter()
+    encoder = make_encoder(width, cfg, tok, mix_seed(seed, s))
     part = tuple(t[:int(share * len(t))] for t in rows)
     run = train_one(encoder, part, held_out, cfg, tok, device, mix_seed(seed, s))
     run = run.assign(width=width, seed=s, seconds=time.perf_counter() - began)
@@ -360,12 +362,14 @@ def run(
     device: str | None = None,  # cpu, cuda, mps; None: the best there is
     steps: int | None = None,  # of each run; None: the preset's
     lr: float | None = None,  # learning rate after the warm-up
-) -> Report:
+) -> Report | None:  # None: of all ranks but the first
     "Vary size, data and time, fit the power laws, and look at the labels"
     cfg = settings(preset, steps=steps, lr=lr)
     if cfg['steps'] < 16:
         raise ReplearnError(f'A run needs at least 16 steps, not {steps}')
     start, device = time.perf_counter(), get_device(device)
+    if end_ranks():  # too small to be shared by processes
+        return None
     with run_folder('scaling', out) as folder:
         splits = load_splits(cfg, seed)
         tok, rows, held_out = make_rows(splits, cfg)
