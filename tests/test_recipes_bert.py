@@ -358,7 +358,7 @@ def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(table, tmp_path, small):
-    with pytest.raises(ReplearnError, match='not a number any more in epoch'):
+    with pytest.raises(ReplearnError, match='no longer a number in epoch'):
         recipe.run(out=tmp_path/'r', data=str(table), text_col='words', lr=1e30,
                    device='cpu')
     assert not (tmp_path/'r').exists()
@@ -419,7 +419,7 @@ def test_what_goes_with_own_texts_is_not_ignored(given):
 def test_settings_are_checked():
     with pytest.raises(ReplearnError, match='variant is bert or cramming'):
         recipe.run(variant='gpt')
-    with pytest.raises(ReplearnError, match='lr must be above 0'):
+    with pytest.raises(ReplearnError, match='lr must be a number above 0'):
         recipe.settings('quick', lr=-1.)
     with pytest.raises(ReplearnError, match='no preset'):
         recipe.settings('slow')

@@ -419,7 +419,7 @@ def pretrain_all(
     reps[0].save(folder/'representation')
     return reps, earlier
 
-# %% ../../nbs/chapters/bert.ipynb #c0f124da
+# %% ../../nbs/chapters/bert.ipynb #c502d959
 def score_all(
     reps: list[Representation],
     splits: TextSplits,
@@ -433,7 +433,8 @@ def score_all(
     "Measure what is not measured yet, and write the report"
     pretrained, (other, sets) = time.perf_counter() - start, others
     start -= seconds_kept(*folder.glob('measured/*.csv'))
-    df, name = pd.DataFrame(), f'{reps[0].name}+finetune'
+    name = f'{reps[0].name}+finetune'
+    df = pd.DataFrame(columns=['method', 'budget', 'seed', 'score', 'pretraining'])
     if len(splits.train):
         df = evaluate(reps, splits, cfg, device, folder, other)
     told = headline(df, reps)
