@@ -297,20 +297,19 @@ def test_scores_that_are_there_are_not_measured_again(
 
 
 def test_more_labels_get_more_steps(full, monkeypatch):
-    "Three epochs of all, not fewer than the preset's steps; from scratch twice that"
+    "Three epochs of all, not fewer than the preset's steps"
     seen = []
 
     def spy(net, x, y, *, steps, **kwargs):
         seen.append((len(y), steps))
         return train_from_scratch(net, x, y, steps=1, **kwargs)
     monkeypatch.setattr(recipe, 'train_from_scratch', spy)
-    cfg = recipe.settings('full') | dict(scratch_times=2)
-    splits, rep = own_splits(), untrained()
+    cfg, splits, rep = recipe.settings('full'), own_splits(), untrained()
     x, y = recipe.token_ids(rep, splits), splits.part('train')[1]
     scratch = recipe.scratch_method(rep, x, 2, cfg, torch.device('cpu'))
     for rows in np.arange(len(y)), np.array([0, int((y != y[0]).nonzero()[0])]):
         scratch(rows, y[rows], 0)
-    assert seen == [(len(y), 2 * (3 * len(y) // 32)), (2, 4)] and 3 * len(y) // 32 > 2
+    assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
 
 
 def test_transfer_scores_a_representation_on_other_texts(table, tmp_path, small):

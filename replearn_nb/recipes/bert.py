@@ -87,7 +87,7 @@ def linear_methods(
         methods[f'{name}+linear'] = probe_method(f, n_classes)
     return methods
 
-# %% ../../nbs/chapters/bert.ipynb #0f7e54fa
+# %% ../../nbs/chapters/bert.ipynb #56bf1f8e
 def training_method(
     fit: Callable,  # `finetune` or `train_from_scratch`
     net,  # what it takes first: an encoder, or a function that makes one
@@ -95,19 +95,18 @@ def training_method(
     n_classes: int,
     cfg: dict,  # settings
     device: torch.device,
-    times: int = 1,  # how many times the steps of fine-tuning
     **rates,  # learning rates, for `fit`
 ) -> Callable:  # (labelled, y, seed) -> predictions on test
     "Method: train a whole network on the labelled texts"
     def method(labelled, y, seed):
-        steps = times * max(cfg['steps'], cfg['tune_epochs'] * len(labelled) // 32)
+        steps = max(cfg['steps'], cfg['tune_epochs'] * len(labelled) // 32)
         fitted = fit(net, x['train'][labelled], y, n_classes=n_classes, steps=steps,
                      seed=seed, cbs=precision_cbs(cfg['precision'], device),
                      device=device, **rates)
         return fitted.predict(x['test'])
     return method
 
-# %% ../../nbs/chapters/bert.ipynb #b0c228ae
+# %% ../../nbs/chapters/bert.ipynb #3ca3292e
 def finetune_method(rep, x, n_classes, cfg, device) -> Callable:
     "Method: fine-tune the representation's encoder"
     return training_method(finetune, rep.encoder, x, n_classes, cfg, device,
@@ -117,7 +116,7 @@ def finetune_method(rep, x, n_classes, cfg, device) -> Callable:
 def scratch_method(rep, x, n_classes, cfg, device) -> Callable:
     "Method: train the same network from new weights"
     return training_method(train_from_scratch, rep.untrained, x, n_classes, cfg, device,
-                           cfg['scratch_times'], lr=cfg['scratch_lr'])
+                           lr=cfg['scratch_lr'])
 
 # %% ../../nbs/chapters/bert.ipynb #3c5eedcb
 def leads(
@@ -130,18 +129,18 @@ def leads(
     table = changes(df.assign(task=df.budget), other).set_index('task')
     return table[['change', 'low', 'high']].sort_index().rename_axis('budget')
 
-# %% ../../nbs/chapters/bert.ipynb #816961c8
+# %% ../../nbs/chapters/bert.ipynb #51bc29f3
 PRESETS = dict(
     quick=dict(
         variant='cramming', depth=1, width=64, heads=2, hidden=128, vocab_size=2000,
         max_len=128, epochs=6, bs=16, lr=8e-3, wd=.01, rate=.6, dropout=0.,
         precision='fp32', read=48, steps=100, tune_epochs=0, head_lr=.01,
-        encoder_lr=.02, scratch_times=2, scratch_lr=6e-3, budgets=(5, 20, 80), draws=5),
+        encoder_lr=.01, scratch_lr=6e-3, budgets=(5, 20, 80), draws=5),
     full=dict(
         variant='bert', depth=8, width=512, heads=8, hidden=2048, vocab_size=16_000,
         max_len=256, epochs=20, bs=128, lr=1e-3, wd=.01, rate=.15, dropout=.1,
         precision='bf16', read=256, steps=1000, tune_epochs=3, head_lr=1e-3,
-        encoder_lr=1e-4, scratch_times=2, scratch_lr=3e-4,
+        encoder_lr=1e-4, scratch_lr=3e-4,
         budgets=(10, 50, 500, 5000, 0), draws=5))
 VARIANTS = dict(bert=bert, cramming=cramming)
 
@@ -303,7 +302,7 @@ def names_and_answers(
         write_scores(rows, file)
     return pd.DataFrame(rows).drop(columns='seconds')
 
-# %% ../../nbs/chapters/bert.ipynb #e9d5d956
+# %% ../../nbs/chapters/bert.ipynb #b8618d4f
 def _run(rep, splits, cfg, device, seed, method) -> dict[str, float]:
     "The scores of one run on names or answers"
     scratch = method == 'scratch'
@@ -313,8 +312,8 @@ def _run(rep, splits, cfg, device, seed, method) -> dict[str, float]:
         net, TextPreprocessing(rep.preprocessing.tok, cfg['max_len']), splits,
         lr=cfg['scratch_lr' if scratch else 'head_lr'],
         encoder_lr=cfg['scratch_lr' if scratch else 'encoder_lr'],
-        steps=cfg['steps'] * (cfg['scratch_times'] if scratch else 1), bs=32, seed=seed,
-        device=device, cbs=precision_cbs(cfg['precision'], device))
+        steps=cfg['steps'], bs=32, seed=seed, device=device,
+        cbs=precision_cbs(cfg['precision'], device))
 
 # %% ../../nbs/chapters/bert.ipynb #3f45283c
 def published(
