@@ -306,7 +306,7 @@ def test_more_labels_get_more_steps(full, monkeypatch):
     monkeypatch.setattr(recipe, 'train_from_scratch', spy)
     cfg, splits, rep = recipe.settings('full'), own_splits(), untrained()
     x, y = recipe.token_ids(rep, splits), splits.part('train')[1]
-    scratch = recipe.scratch_method(rep, x, 2, cfg, torch.device('cpu'))
+    scratch = recipe.trained_method(rep, x, 2, cfg, torch.device('cpu'), scratch=True)
     for rows in np.arange(len(y)), np.array([0, int((y != y[0]).nonzero()[0])]):
         scratch(rows, y[rows], 0)
     assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
@@ -453,8 +453,8 @@ def test_methods_see_no_labels_but_those_drawn(full):
         setting = recipe.token_ids(rep, splits), splits.n_classes
         methods = recipe.linear_methods(rep, *setting, device) | {
             'tfidf': tfidf_method(splits),
-            'scratch': recipe.scratch_method(rep, *setting, cfg, device),
-            'finetune': recipe.finetune_method(rep, *setting, cfg, device)}
+            'scratch': recipe.trained_method(rep, *setting, cfg, device, True),
+            'finetune': recipe.trained_method(rep, *setting, cfg, device)}
         found.append({m: np.asarray(f(few, y[few], 0)) for m, f in methods.items()})
     for m, prediction in found[0].items():
         assert (prediction == found[1][m]).all(), m
