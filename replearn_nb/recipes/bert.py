@@ -122,12 +122,12 @@ def leads(
     table = changes(df.assign(task=df.budget), other).set_index('task')
     return table[['change', 'low', 'high']].sort_index().rename_axis('budget')
 
-# %% ../../nbs/chapters/bert.ipynb #51bc29f3
+# %% ../../nbs/chapters/bert.ipynb #278c492b
 PRESETS = dict(
     quick=dict(
         variant='cramming', depth=1, width=64, heads=2, hidden=128, vocab_size=2000,
         max_len=128, epochs=6, bs=16, lr=8e-3, wd=.01, rate=.6, dropout=0.,
-        precision='fp32', read=48, steps=100, tune_epochs=0, head_lr=.01,
+        precision='fp32', read=48, steps=100, tune_epochs=7, head_lr=.01,
         encoder_lr=.01, scratch_lr=6e-3, budgets=(5, 20, 80), draws=5),
     full=dict(
         variant='bert', depth=8, width=512, heads=8, hidden=2048, vocab_size=16_000,
@@ -455,7 +455,7 @@ def to_compare(
     need_extra('seqeval', 'entities')
     return other, [wnut17(), wikiann(), squad()]
 
-# %% ../../nbs/chapters/bert.ipynb #b09fc834
+# %% ../../nbs/chapters/bert.ipynb #ea2ea99d
 def transfer(
     rep: Representation,  # of texts
     data: str,  # a table or folder of texts, or docstrings, imdb, ag_news, ...
@@ -468,11 +468,11 @@ def transfer(
     "Score a representation on labelled texts with probes, beside word counts"
     start, device = time.perf_counter(), get_device(device)
     load = partial(load_splits, 'quick', data, text_col, label_col, None)
-    splits, card = load(seed), rep.card
-    if card.get('data', {}).get('hash') == splits.hash and card['seed'] != seed:
+    splits, read, first = load(seed), rep.card.get('data'), rep.card.get('seed', seed)
+    if isinstance(read, dict) and read.get('hash') == splits.hash and first != seed:
         print(f'{data} is what the representation was pre-trained on, so the split is '
-              f'that of its seed, {card["seed"]}', file=sys.stderr)
-        splits = load(card['seed'])
+              f'that of its seed, {first}', file=sys.stderr)
+        splits = load(first)
     if not len(splits.train):
         raise ReplearnError(f'{data} has no labels: give a table with a column of '
                             'them, or put the texts of each class into a folder')
