@@ -297,20 +297,19 @@ def test_scores_that_are_there_are_not_measured_again(
 
 
 def test_more_labels_get_more_steps(full, monkeypatch):
-    "Three epochs of all, not fewer than the preset's steps; from scratch twice that"
+    "Three epochs of all, not fewer than the preset's steps"
     seen = []
 
     def spy(net, x, y, *, steps, **kwargs):
         seen.append((len(y), steps))
         return train_from_scratch(net, x, y, steps=1, **kwargs)
     monkeypatch.setattr(recipe, 'train_from_scratch', spy)
-    cfg = recipe.settings('full') | dict(scratch_times=2)
-    splits, rep = own_splits(), untrained()
+    cfg, splits, rep = recipe.settings('full'), own_splits(), untrained()
     x, y = recipe.token_ids(rep, splits), splits.part('train')[1]
-    scratch = recipe.scratch_method(rep, x, 2, cfg, torch.device('cpu'))
+    scratch = recipe.trained_method(rep, x, 2, cfg, torch.device('cpu'), scratch=True)
     for rows in np.arange(len(y)), np.array([0, int((y != y[0]).nonzero()[0])]):
         scratch(rows, y[rows], 0)
-    assert seen == [(len(y), 2 * (3 * len(y) // 32)), (2, 4)] and 3 * len(y) // 32 > 2
+    assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
 
 
 def test_transfer_scores_a_representation_on_other_texts(table, tmp_path, small):
@@ -358,7 +357,7 @@ def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(table, tmp_path, small):
-    with pytest.raises(ReplearnError, match='not a number any more in epoch'):
+    with pytest.raises(ReplearnError, match='no longer a number in epoch'):
         recipe.run(out=tmp_path/'r', data=str(table), text_col='words', lr=1e30,
                    device='cpu')
     assert not (tmp_path/'r').exists()
@@ -419,7 +418,7 @@ def test_what_goes_with_own_texts_is_not_ignored(given):
 def test_settings_are_checked():
     with pytest.raises(ReplearnError, match='variant is bert or cramming'):
         recipe.run(variant='gpt')
-    with pytest.raises(ReplearnError, match='lr must be above 0'):
+    with pytest.raises(ReplearnError, match='lr must be a number above 0'):
         recipe.settings('quick', lr=-1.)
     with pytest.raises(ReplearnError, match='no preset'):
         recipe.settings('slow')
@@ -454,8 +453,8 @@ def test_methods_see_no_labels_but_those_drawn(full):
         setting = recipe.token_ids(rep, splits), splits.n_classes
         methods = recipe.linear_methods(rep, *setting, device) | {
             'tfidf': tfidf_method(splits),
-            'scratch': recipe.scratch_method(rep, *setting, cfg, device),
-            'finetune': recipe.finetune_method(rep, *setting, cfg, device)}
+            'scratch': recipe.trained_method(rep, *setting, cfg, device, True),
+            'finetune': recipe.trained_method(rep, *setting, cfg, device)}
         found.append({m: np.asarray(f(few, y[few], 0)) for m, f in methods.items()})
     for m, prediction in found[0].items():
         assert (prediction == found[1][m]).all(), m
