@@ -349,8 +349,10 @@ def in_words(
 ) -> str:
     "A number of labels, or a ratio of two, with what is known of it"
     if n == 0 or np.isinf(n):
-        return f'at most {least:.3g}' if n == 0 else f'more than {most:.3g}'
-    return f'{n:.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2g}'
+        end = least if n == 0 else most
+        end = f'{end:,.0f}' if end == round(end) else f'{end:.3g}'
+        return f'at most {end}' if n == 0 else f'more than {end}'
+    return f'{n:,.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2g}'
 
 
 def saving_in_words(
