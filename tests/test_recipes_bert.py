@@ -167,7 +167,7 @@ def test_several_pre_trainings(table, tmp_path, small):
     pd.testing.assert_frame_equal(df[df.pretraining == 0].reset_index(drop=True),
                                   one.table)
     wide = df.pivot_table('score', ['method', 'budget', 'seed'], 'pretraining').dropna()
-    for method in METHODS[2:]:  # the network at random is another one, too
+    for method in METHODS[2:4]:  # the network at random is another one, too
         assert (wide.loc[method][0] != wide.loc[method][1]).any()
     first, saved = (Representation.load(r.folder/'representation').card
                     for r in (one, two))
