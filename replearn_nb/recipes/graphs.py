@@ -68,6 +68,7 @@ from replearn_nb.pretext.graphs import (
 # %% ../../nbs/chapters/graphs.ipynb #e88f9195
 from replearn_nb.transfer.labels import (
     LabelTask,
+    is_baseline,
     label_efficiency,
     mean_scores,
     read_scores,
@@ -164,14 +165,14 @@ def check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
 PRESETS = dict(
     quick=dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
-        dropout=0., steps=24, tune_epochs=0, scratch=4, tune_lr=3e-3, probe_first=True,
-        budgets=(5, 10, 20, 50), draws=5, forest=30, jobs=None,
+        dropout=0., steps=96, tune_epochs=0, tune_lr=1e-2, headline='linear',
+        budgets=(5, 15, 45), draws=5, forest=30, jobs=None,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
-        dropout=.5, steps=0, tune_epochs=100, scratch=1, tune_lr=1e-3,
-        probe_first=False, budgets=(), draws=10, forest=100, jobs=-1,
+        dropout=.5, steps=0, tune_epochs=100, tune_lr=1e-3, headline='finetune',
+        budgets=(), draws=10, forest=100, jobs=-1,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'))
 MEASURED = 'bbbp', 'tox21', 'sider', 'toxcast'  # the data sets of `full`
@@ -320,30 +321,24 @@ def network_methods(
     device: torch.device,
     seed: int = 0,  # of the random network
 ) -> dict:  # name -> method
-    "From scratch, at random, and from each pretext"
+    "From scratch, at random, from each pretext, and the last one's frozen features"
     (g, _), (gt, _) = (splits.part(p) for p in ('train', 'test'))
-    first, kind = next(iter(reps.values())), splits.mols.kind
-    f = random_features(first, splits, device, seed)
+    kind, (*_, last), (*_, rep) = splits.mols.kind, reps, reps.values()
 
-    def train(net, rows, seen, seed, longer=1, **kwargs):
-        steps = longer * max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
-        fitted = finetune_tasks(net, g[rows], seen, steps, seed=seed, kind=kind,
-                                dropout=cfg['dropout'], device=device, **kwargs)
-        return fitted.predict(gt)
+    def train(encoder, rows, seen, seed):  # the same, whatever it begins with
+        encoder = new_encoder(cfg, seed) if encoder is None else encoder
+        steps = max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
+        return finetune_tasks(
+            encoder, g[rows], seen, steps, lr=cfg['tune_lr'], dropout=cfg['dropout'],
+            seed=seed, device=device, kind=kind).predict(gt)
 
-    def scratch(rows, seen, seed):
-        return train(new_encoder(cfg, seed), rows, seen, seed, cfg['scratch'],
-                     lr=cfg['tune_lr'])
-
-    def tuned(rep, rows, seen, seed):
-        if not cfg['probe_first']:
-            return train(rep.encoder, rows, seen, seed, lr=cfg['tune_lr'])
-        head = probe_tasks(rep.features(g[rows]).cpu(), seen, kind=kind)
-        return train(rep.encoder, rows, seen, seed, head=head, lr=cfg['tune_lr'] / 3,
-                     encoder_lr=cfg['tune_lr'] / 10)
-
-    return {'scratch': scratch, 'random+linear': feature_method(f, kind)} | {
-        f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
+    frozen = dict(train=rep.features(g).cpu(), test=rep.features(gt).cpu())
+    at_random = random_features(rep, splits, device, seed)
+    return {
+        'scratch': partial(train, None),
+        'random+linear': feature_method(at_random, kind),
+        **{f'{name}+finetune': partial(train, o.encoder) for name, o in reps.items()},
+        f'{last}+linear': feature_method(frozen, kind)}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
 def predict(
@@ -562,7 +557,7 @@ def run(
             evaluate(splits, reps, cfg, device, file, seed + p, p)
             for p, (reps, file) in enumerate(zip(runs, files, strict=True))),
             strict=True))
-        best = f'{cfg["pretexts"][-1]}+finetune'
+        best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
         report = Report(
             recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
             device=device_name(device), scores=df.to_dict('records'), method=best,
@@ -609,9 +604,9 @@ def write_changes(
     folder: Path,
     metric: str = 'ROC-AUC',
 ) -> pd.DataFrame:  # from `changes`
-    "changes.csv and changes.png: each pretext on each task against no pre-training"
-    tuned = per_task.method.str.endswith('finetune') | (per_task.method == 'scratch')
-    table = changes(per_task[tuned])
+    "changes.csv and changes.png: each pretext on each task against `scratch`"
+    plain = per_task.method.map(is_baseline) & (per_task.method != 'scratch')
+    table = changes(per_task[~plain])
     with atomic_path(folder/'changes.csv') as tmp:
         table.to_csv(tmp, index=False)
     if table.task.nunique() <= 30:
@@ -699,7 +694,7 @@ def run_full(
             df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device,
                              next(files), seed + p, p)
             found.append(df.assign(task=name))
-    best = f'{cfg["pretexts"][-1]}+finetune'
+    best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
     mean, told = compare_sets(pd.concat(found), best, folder)
     report = Report(
         recipe='graphs', preset='full', data='zinc, MoleculeNet', seed=seed,
