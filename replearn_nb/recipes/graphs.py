@@ -6,8 +6,8 @@
 __all__ = ['PARTS', 'LEAST', 'PRESETS', 'MEASURED', 'settings', 'EACH', 'MoleculeSplits', 'split', 'without', 'check_sizes',
            'step_learner', 'new_encoder', 'pretrain_all', 'feature_method', 'forest_method', 'plain_methods',
            'random_features', 'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate',
-           'score_methods', 'headline', 'own_table', 'check_options', 'load_splits', 'run', 'pretrain_seeds', 'keep',
-           'write_changes', 'transfer', 'seen_before', 'compare_sets', 'run_full']
+           'score_methods', 'score_runs', 'headline', 'own_table', 'check_options', 'load_splits', 'run', 'run_one',
+           'pretrain_seeds', 'keep', 'write_changes', 'transfer', 'seen_before', 'compare_sets', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
@@ -167,8 +167,7 @@ PRESETS = dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
         dropout=0., steps=96, tune_epochs=0, tune_lr=1e-2, headline='linear',
         budgets=(5, 15, 45), draws=5, forest=30, jobs=None,
-        pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
-        precision='fp32'),
+        pretexts=('attrmask', 'context', 'supervised+context'), precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
         dropout=.5, steps=0, tune_epochs=100, tune_lr=1e-3, headline='finetune',
@@ -251,7 +250,7 @@ def feature_method(
 
     return method
 
-
+# %% ../../nbs/chapters/graphs.ipynb #5e4f7e18
 def forest_method(
     f: dict[str, Tensor],  # features (n, d) of 'train' and 'test'
     kind: str,  # of the labels
@@ -277,7 +276,7 @@ def forest_method(
 
     return method
 
-
+# %% ../../nbs/chapters/graphs.ipynb #69134dde
 def plain_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> method
     "Fingerprints and functional groups, which no network has read"
     smiles, kind, methods = splits.mols.smiles, splits.mols.kind, {}
@@ -435,13 +434,30 @@ def score_methods(
     if budgets == [0]:  # a line learns the same again, a forest nearly
         seeds |= {k: 1 for k in methods if k.endswith(('linear', 'forest'))}
     df = label_efficiency(
-        LabelTask(y, yt, mean, metric, draw), {k: partial(remember, k) for k in methods},
-        budgets, seeds, file=file, pretraining=pretraining)
+        LabelTask(y, yt, mean, metric, draw),
+        {k: partial(remember, k) for k in methods}, budgets, seeds, file=file,
+        pretraining=pretraining)
     each_task = pd.DataFrame(per_task.values(), columns=EACH)
     return df.assign(metric=metric), each_task.assign(pretraining=pretraining)
 
 
 EACH = ['method', 'task', 'budget', 'seed', 'score']  # of a table of single tasks
+
+# %% ../../nbs/chapters/graphs.ipynb #adbd7dcc
+def score_runs(
+    runs: list[dict[str, Representation]],  # of each pre-training, by pretext
+    splits: MoleculeSplits,
+    cfg: dict,
+    device: torch.device,
+    files: Sequence[Path | None] | None = None,  # to resume; None: nothing is kept
+    seed: int = 0,  # of the first
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
+    "The scores of all pre-trainings, with a column `pretraining`"
+    files = [None] * len(runs) if files is None else files
+    found = [evaluate(splits, reps, cfg, device, file, seed + p, p)
+             for p, (reps, file) in enumerate(zip(runs, files, strict=True))]
+    df, per_task = (pd.concat(o, ignore_index=True) for o in zip(*found, strict=True))
+    return df, per_task
 
 # %% ../../nbs/chapters/graphs.ipynb #73eb909c
 def headline(
@@ -455,8 +471,8 @@ def headline(
         said |= mean_scores(df, m)
     said |= savings(df, method)
     both = df[df.method.isin([method, 'scratch'])]
-    said |= {f'gain@{row.task}': f'{row.change:+.3f} ({row.low:+.3f} to {row.high:+.3f})'
-             for row in changes(both.assign(task=both.budget)).itertuples()}
+    for r in changes(both.assign(task=both.budget)).itertuples():
+        said[f'gain@{r.task}'] = f'{r.change:+.3f} ({r.low:+.3f} to {r.high:+.3f})'
     tasks = per_task.groupby(['budget', 'task', 'method']).score.mean().unstack()
     lead = tasks.filter(like='fingerprint').max(axis=1) - tasks[method]
     return said | {f'fingerprints_win_by:{task}@{b}': round(float(points), 4)
@@ -546,26 +562,29 @@ def run(
         splits = load_splits(cfg, data, smiles_col, label_col, pretrain_on, seed)
         cfg |= dict(budgets=(5, 20, 100)) if preset == 'full' else {}
         check_labels(splits, cfg)
-        runs, earlier = pretrain_seeds(splits.unlabelled, cfg, device, seed, seeds,
-                                       folder, [splits.apart])
-        if end_ranks():  # rank 0 alone saves and scores
-            return None
-        start, pretrained = start - earlier, time.perf_counter() - start + earlier
-        files = keep(runs, folder, 'scores')
-        start -= seconds_kept(*files)
-        df, per_task = (pd.concat(found, ignore_index=True) for found in zip(*(
-            evaluate(splits, reps, cfg, device, file, seed + p, p)
-            for p, (reps, file) in enumerate(zip(runs, files, strict=True))),
-            strict=True))
-        best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
-        report = Report(
-            recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
-            device=device_name(device), scores=df.to_dict('records'), method=best,
-            headline=headline(df, per_task, best),
-            seconds=seconds_since(start, pretrained))
-        write_changes(per_task[per_task.budget == df.budget.min()], folder,
-                      df.metric[0])
-        report.finish(runs[0][cfg['pretexts'][-1]], folder)
+        return run_one(preset, splits, cfg, folder, device, start, seed, seeds)
+
+# %% ../../nbs/chapters/graphs.ipynb #9434b730
+def run_one(
+    preset: str, splits: MoleculeSplits, cfg: dict, folder: Path, device, start: float,
+    seed: int, seeds: int
+) -> Report | None:
+    "One data set, at several budgets"
+    runs, earlier = pretrain_seeds(splits.unlabelled, cfg, device, seed, seeds, folder,
+                                   [splits.apart])
+    if end_ranks():  # rank 0 alone saves and scores
+        return None
+    start, pretrained = start - earlier, time.perf_counter() - start + earlier
+    files = keep(runs, folder, 'scores')
+    start -= seconds_kept(*files)
+    df, per_task = score_runs(runs, splits, cfg, device, files, seed)
+    best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
+    report = Report(
+        recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
+        device=device_name(device), scores=df.to_dict('records'), method=best,
+        headline=headline(df, per_task, best), seconds=seconds_since(start, pretrained))
+    write_changes(per_task[per_task.budget == df.budget.min()], folder, df.metric[0])
+    report.finish(runs[0][cfg['pretexts'][-1]], folder)
     return report
 
 # %% ../../nbs/chapters/graphs.ipynb #c9aab551
@@ -583,22 +602,22 @@ def pretrain_seeds(
              for s in range(seed, seed + seeds)]
     return [reps for reps, _ in found], sum(earlier for _, earlier in found)
 
-
+# %% ../../nbs/chapters/graphs.ipynb #b147425c
 def keep(
     runs: list[dict[str, Representation]],  # from `pretrain_seeds`
     folder: Path,  # of the run
-    *sets: str,  # names of what is scored
-) -> list[Path]:  # where scores are kept: of each pre-training and set
+    name: str,  # of what is scored
+) -> list[Path]:  # where each pre-training's scores are kept until the run ends
     "Save all representations, the first pre-training's for good"
     for p, reps in enumerate(runs):
         at = folder/'measured'/f'pretraining-{p}' if p else folder
         *others, last = reps  # the last is the combined one
-        for name in others:
-            reps[name].save(at/'others'/name)
+        for other in others:
+            reps[other].save(at/'others'/other)
         reps[last].save(at/'representation')
-    return [kept_file(folder, name, *reps.values()) for reps in runs for name in sets]
+    return [kept_file(folder, name, *reps.values()) for reps in runs]
 
-
+# %% ../../nbs/chapters/graphs.ipynb #86f879af
 def write_changes(
     per_task: pd.DataFrame,  # method, task, seed, score, perhaps pretraining
     folder: Path,
@@ -640,12 +659,13 @@ def transfer(
         report = Report(
             recipe='transfer', preset='quick', data=splits.mols.name, seed=0,
             device=device_name(device), seconds=seconds_since(start), method=name,
-            headline=mean_scores(df, name) | savings(df, name) | seen_before(rep, splits),
+            headline=(mean_scores(df, name) | savings(df, name)
+                      | seen_before(rep, splits)),
             scores=df.to_dict('records'))
         report.save(folder)
     return report
 
-
+# %% ../../nbs/chapters/graphs.ipynb #855df804
 def seen_before(rep: Representation, splits: MoleculeSplits) -> dict[str, str]:
     "For a headline: whether pre-training saw the test molecules, if the card tells"
     data, n = rep.card['data'], len(splits.test)
@@ -687,13 +707,12 @@ def run_full(
     if end_ranks():
         return None
     start, pretrained = start - earlier, time.perf_counter() - start + earlier
-    files = iter(kept := keep(runs, folder, *sets))
-    start, found = start - seconds_kept(*kept), []
-    for p, reps in enumerate(runs):
-        for name, splits in sets.items():
-            df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device,
-                             next(files), seed + p, p)
-            found.append(df.assign(task=name))
+    files = {name: keep(runs, folder, name) for name in sets}
+    start, found = start - seconds_kept(*sum(files.values(), [])), []
+    for name, splits in sets.items():
+        df, _ = score_runs(runs, replace(splits, unlabelled=more), cfg, device,
+                           files[name], seed)
+        found.append(df.assign(task=name))
     best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
     mean, told = compare_sets(pd.concat(found), best, folder)
     report = Report(
