@@ -8,8 +8,9 @@ Speed: attribute masking with the paper's GIN (5 layers of 300) in float32; the 
 the same network of PyG's message passing with PyG's DataLoader, a mask drawn for each
 molecule. In turns in one process; and the floor: forward, backward and step alone, on a
 batch that stays. Features: SMILES to graphs, beside a plain loop. MoleculeNet: what
-the `full` preset measures, with a narrow network and short training, a process a core,
-so that two cores are enough for it; what stands in FOLDER is not done again.
+the `full` preset measures, with a narrow network (and no dropout in fine-tuning, which
+was no better on validation data) and short training, a process for each core, so that
+two cores are enough for it; what stands in FOLDER is not done again.
 """
 import json
 import os
@@ -172,7 +173,7 @@ def speed(
     bs: int = 256, steps: int = 0, rounds: int = 5, workers: int = 0,
     device: Device = None, out: Out = None,
 ):
-    "Graphs a second of ours, PyG and the floor, in turns; medians and ratios"
+    "Graphs per second of ours, PyG and the floor, in turns; medians and ratios"
     started, device = time.perf_counter(), get_device(device)
     steps = steps or (100 if device.type == 'cuda' else 4)
     graphs, _ = read_graphs(assemble(min(bs * steps, 5000)))
@@ -207,7 +208,7 @@ def plain(smiles):
 
 @app.command()
 def features(n: int = 8000, rounds: int = 3, out: Out = None):
-    "Molecules a second: ours, ours from its cache, and a plain loop, in turns"
+    "Molecules per second: ours, ours from its cache, and a plain loop, in turns"
     started, smiles = time.perf_counter(), assemble(n)
 
     def read(cache):
@@ -226,14 +227,14 @@ def features(n: int = 8000, rounds: int = 3, out: Out = None):
 
 
 def unlabelled():
-    "ZINC without what is validated or tested on in any of the sets"
+    "ZINC without the validation and test molecules of any of the sets"
     held = [s for name in recipe.MEASURED
             for s in recipe.split(moleculenet(name)).held]
     return recipe.without(zinc(), held)
 
 
 def pretrain_some(cfg, folder, more, pretexts):
-    "Pre-train with some pretexts, one thread; a representation each"
+    "Pre-train with some pretexts, on one thread; a representation for each"
     torch.set_num_threads(1)
     if not all((folder/name).exists() for name in pretexts):
         reps, _ = recipe.pretrain_all(
@@ -248,7 +249,7 @@ def score_set(cfg, folder, more, name):
     torch.set_num_threads(1)
     reps = {p: Representation.load(folder/p) for p in cfg['pretexts']}
     splits = replace(recipe.split(moleculenet(name)), unlabelled=more)
-    methods = recipe.fingerprint_methods(splits, cfg) | recipe.network_methods(
+    methods = recipe.plain_methods(splits, cfg) | recipe.network_methods(
         splits, reps, cfg, torch.device('cpu'))
     if name == 'toxcast':
         del methods['fingerprint+forest']  # 617 of them take longer than the networks
@@ -257,7 +258,7 @@ def score_set(cfg, folder, more, name):
 
 
 def begin(folder, cfg):
-    "When FOLDER was begun, by the clock; refuse to go on with other settings"
+    "When FOLDER was begun, by the clock; refuses to resume with other settings"
     same, file = {k: v for k, v in cfg.items() if k != 'draws'}, folder/'settings.json'
     folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
@@ -275,8 +276,7 @@ def measure(
 ):
     "ROC-AUC on four sets of MoleculeNet, with and without pre-training on ZINC"
     cfg = recipe.settings('full', dim=dim, epochs=epochs, tune_epochs=tune_epochs,
-                          draws=draws, checks=10, forest=50, jobs=1)
-    cfg |= dict(dropout=0.)  # no worse on validation data, with so narrow a network
+                          draws=draws, forest=50, jobs=1, dropout=0.)
     started = begin(folder, cfg)
     more = unlabelled()
     with ProcessPoolExecutor(os.cpu_count(), get_context('spawn')) as pool:

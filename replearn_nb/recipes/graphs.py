@@ -6,8 +6,8 @@
 __all__ = ['PARTS', 'LEAST', 'PRESETS', 'MEASURED', 'settings', 'EACH', 'MoleculeSplits', 'split', 'without', 'check_sizes',
            'step_learner', 'new_encoder', 'pretrain_all', 'feature_method', 'forest_method', 'plain_methods',
            'random_features', 'network_methods', 'predict', 'choose_budgets', 'check_labels', 'evaluate',
-           'score_methods', 'headline', 'own_table', 'check_options', 'load_splits', 'run', 'pretrain_seeds', 'keep',
-           'write_changes', 'transfer', 'seen_before', 'compare_sets', 'run_full']
+           'score_methods', 'score_runs', 'headline', 'own_table', 'check_options', 'load_splits', 'run', 'run_one',
+           'pretrain_seeds', 'keep', 'write_changes', 'transfer', 'seen_before', 'compare_sets', 'run_full']
 
 # %% ../../nbs/chapters/graphs.ipynb #dc63d7d7
 import copy
@@ -68,6 +68,7 @@ from replearn_nb.pretext.graphs import (
 # %% ../../nbs/chapters/graphs.ipynb #e88f9195
 from replearn_nb.transfer.labels import (
     LabelTask,
+    is_baseline,
     label_efficiency,
     mean_scores,
     read_scores,
@@ -164,14 +165,13 @@ def check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
 PRESETS = dict(
     quick=dict(
         molecules=1500, layers=3, dim=64, k=3, r1=1, r2=4, epochs=15, bs=128, lr=2e-3,
-        dropout=0., steps=24, tune_epochs=0, scratch=4, tune_lr=3e-3, probe_first=True,
-        budgets=(5, 10, 20, 50), draws=5, forest=30, jobs=None,
-        pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
-        precision='fp32'),
+        dropout=0., steps=96, tune_epochs=0, tune_lr=1e-2, headline='linear',
+        budgets=(5, 15, 45), draws=5, forest=30, jobs=None,
+        pretexts=('attrmask', 'context', 'supervised+context'), precision='fp32'),
     full=dict(
         molecules=None, layers=5, dim=300, k=5, r1=4, r2=7, epochs=100, bs=256, lr=1e-3,
-        dropout=.5, steps=0, tune_epochs=100, scratch=1, tune_lr=1e-3,
-        probe_first=False, budgets=(), draws=10, forest=100, jobs=-1,
+        dropout=.5, steps=0, tune_epochs=100, tune_lr=1e-3, headline='finetune',
+        budgets=(), draws=10, forest=100, jobs=-1,
         pretexts=('attrmask', 'context', 'supervised', 'supervised+context'),
         precision='fp32'))
 MEASURED = 'bbbp', 'tox21', 'sider', 'toxcast'  # the data sets of `full`
@@ -250,7 +250,7 @@ def feature_method(
 
     return method
 
-
+# %% ../../nbs/chapters/graphs.ipynb #5e4f7e18
 def forest_method(
     f: dict[str, Tensor],  # features (n, d) of 'train' and 'test'
     kind: str,  # of the labels
@@ -276,7 +276,7 @@ def forest_method(
 
     return method
 
-
+# %% ../../nbs/chapters/graphs.ipynb #69134dde
 def plain_methods(splits: MoleculeSplits, cfg: dict) -> dict:  # name -> method
     "Fingerprints and functional groups, which no network has read"
     smiles, kind, methods = splits.mols.smiles, splits.mols.kind, {}
@@ -320,30 +320,24 @@ def network_methods(
     device: torch.device,
     seed: int = 0,  # of the random network
 ) -> dict:  # name -> method
-    "From scratch, at random, and from each pretext"
+    "From scratch, at random, from each pretext, and the last one's frozen features"
     (g, _), (gt, _) = (splits.part(p) for p in ('train', 'test'))
-    first, kind = next(iter(reps.values())), splits.mols.kind
-    f = random_features(first, splits, device, seed)
+    kind, (*_, last), (*_, rep) = splits.mols.kind, reps, reps.values()
 
-    def train(net, rows, seen, seed, longer=1, **kwargs):
-        steps = longer * max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
-        fitted = finetune_tasks(net, g[rows], seen, steps, seed=seed, kind=kind,
-                                dropout=cfg['dropout'], device=device, **kwargs)
-        return fitted.predict(gt)
+    def train(encoder, rows, seen, seed):  # the same, whatever it begins with
+        encoder = new_encoder(cfg, seed) if encoder is None else encoder
+        steps = max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
+        return finetune_tasks(
+            encoder, g[rows], seen, steps, lr=cfg['tune_lr'], dropout=cfg['dropout'],
+            seed=seed, device=device, kind=kind).predict(gt)
 
-    def scratch(rows, seen, seed):
-        return train(new_encoder(cfg, seed), rows, seen, seed, cfg['scratch'],
-                     lr=cfg['tune_lr'])
-
-    def tuned(rep, rows, seen, seed):
-        if not cfg['probe_first']:
-            return train(rep.encoder, rows, seen, seed, lr=cfg['tune_lr'])
-        head = probe_tasks(rep.features(g[rows]).cpu(), seen, kind=kind)
-        return train(rep.encoder, rows, seen, seed, head=head, lr=cfg['tune_lr'] / 3,
-                     encoder_lr=cfg['tune_lr'] / 10)
-
-    return {'scratch': scratch, 'random+linear': feature_method(f, kind)} | {
-        f'{name}+finetune': partial(tuned, rep) for name, rep in reps.items()}
+    frozen = dict(train=rep.features(g).cpu(), test=rep.features(gt).cpu())
+    at_random = random_features(rep, splits, device, seed)
+    return {
+        'scratch': partial(train, None),
+        'random+linear': feature_method(at_random, kind),
+        **{f'{name}+finetune': partial(train, o.encoder) for name, o in reps.items()},
+        f'{last}+linear': feature_method(frozen, kind)}
 
 # %% ../../nbs/chapters/graphs.ipynb #78766a4e
 def predict(
@@ -440,13 +434,30 @@ def score_methods(
     if budgets == [0]:  # a line learns the same again, a forest nearly
         seeds |= {k: 1 for k in methods if k.endswith(('linear', 'forest'))}
     df = label_efficiency(
-        LabelTask(y, yt, mean, metric, draw), {k: partial(remember, k) for k in methods},
-        budgets, seeds, file=file, pretraining=pretraining)
+        LabelTask(y, yt, mean, metric, draw),
+        {k: partial(remember, k) for k in methods}, budgets, seeds, file=file,
+        pretraining=pretraining)
     each_task = pd.DataFrame(per_task.values(), columns=EACH)
     return df.assign(metric=metric), each_task.assign(pretraining=pretraining)
 
 
 EACH = ['method', 'task', 'budget', 'seed', 'score']  # of a table of single tasks
+
+# %% ../../nbs/chapters/graphs.ipynb #adbd7dcc
+def score_runs(
+    runs: list[dict[str, Representation]],  # of each pre-training, by pretext
+    splits: MoleculeSplits,
+    cfg: dict,
+    device: torch.device,
+    files: Sequence[Path | None] | None = None,  # to resume; None: nothing is kept
+    seed: int = 0,  # of the first
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
+    "The scores of all pre-trainings, with a column `pretraining`"
+    files = [None] * len(runs) if files is None else files
+    found = [evaluate(splits, reps, cfg, device, file, seed + p, p)
+             for p, (reps, file) in enumerate(zip(runs, files, strict=True))]
+    df, per_task = (pd.concat(o, ignore_index=True) for o in zip(*found, strict=True))
+    return df, per_task
 
 # %% ../../nbs/chapters/graphs.ipynb #73eb909c
 def headline(
@@ -460,8 +471,8 @@ def headline(
         said |= mean_scores(df, m)
     said |= savings(df, method)
     both = df[df.method.isin([method, 'scratch'])]
-    said |= {f'gain@{row.task}': f'{row.change:+.3f} ({row.low:+.3f} to {row.high:+.3f})'
-             for row in changes(both.assign(task=both.budget)).itertuples()}
+    for r in changes(both.assign(task=both.budget)).itertuples():
+        said[f'gain@{r.task}'] = f'{r.change:+.3f} ({r.low:+.3f} to {r.high:+.3f})'
     tasks = per_task.groupby(['budget', 'task', 'method']).score.mean().unstack()
     lead = tasks.filter(like='fingerprint').max(axis=1) - tasks[method]
     return said | {f'fingerprints_win_by:{task}@{b}': round(float(points), 4)
@@ -551,26 +562,29 @@ def run(
         splits = load_splits(cfg, data, smiles_col, label_col, pretrain_on, seed)
         cfg |= dict(budgets=(5, 20, 100)) if preset == 'full' else {}
         check_labels(splits, cfg)
-        runs, earlier = pretrain_seeds(splits.unlabelled, cfg, device, seed, seeds,
-                                       folder, [splits.apart])
-        if end_ranks():  # rank 0 alone saves and scores
-            return None
-        start, pretrained = start - earlier, time.perf_counter() - start + earlier
-        files = keep(runs, folder, 'scores')
-        start -= seconds_kept(*files)
-        df, per_task = (pd.concat(found, ignore_index=True) for found in zip(*(
-            evaluate(splits, reps, cfg, device, file, seed + p, p)
-            for p, (reps, file) in enumerate(zip(runs, files, strict=True))),
-            strict=True))
-        best = f'{cfg["pretexts"][-1]}+finetune'
-        report = Report(
-            recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
-            device=device_name(device), scores=df.to_dict('records'), method=best,
-            headline=headline(df, per_task, best),
-            seconds=seconds_since(start, pretrained))
-        write_changes(per_task[per_task.budget == df.budget.min()], folder,
-                      df.metric[0])
-        report.finish(runs[0][cfg['pretexts'][-1]], folder)
+        return run_one(preset, splits, cfg, folder, device, start, seed, seeds)
+
+# %% ../../nbs/chapters/graphs.ipynb #9434b730
+def run_one(
+    preset: str, splits: MoleculeSplits, cfg: dict, folder: Path, device, start: float,
+    seed: int, seeds: int
+) -> Report | None:
+    "One data set, at several budgets"
+    runs, earlier = pretrain_seeds(splits.unlabelled, cfg, device, seed, seeds, folder,
+                                   [splits.apart])
+    if end_ranks():  # rank 0 alone saves and scores
+        return None
+    start, pretrained = start - earlier, time.perf_counter() - start + earlier
+    files = keep(runs, folder, 'scores')
+    start -= seconds_kept(*files)
+    df, per_task = score_runs(runs, splits, cfg, device, files, seed)
+    best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
+    report = Report(
+        recipe='graphs', preset=preset, data=splits.mols.name, seed=seed,
+        device=device_name(device), scores=df.to_dict('records'), method=best,
+        headline=headline(df, per_task, best), seconds=seconds_since(start, pretrained))
+    write_changes(per_task[per_task.budget == df.budget.min()], folder, df.metric[0])
+    report.finish(runs[0][cfg['pretexts'][-1]], folder)
     return report
 
 # %% ../../nbs/chapters/graphs.ipynb #c9aab551
@@ -588,30 +602,30 @@ def pretrain_seeds(
              for s in range(seed, seed + seeds)]
     return [reps for reps, _ in found], sum(earlier for _, earlier in found)
 
-
+# %% ../../nbs/chapters/graphs.ipynb #b147425c
 def keep(
     runs: list[dict[str, Representation]],  # from `pretrain_seeds`
     folder: Path,  # of the run
-    *sets: str,  # names of what is scored
-) -> list[Path]:  # where scores are kept: of each pre-training and set
+    name: str,  # of what is scored
+) -> list[Path]:  # where each pre-training's scores are kept until the run ends
     "Save all representations, the first pre-training's for good"
     for p, reps in enumerate(runs):
         at = folder/'measured'/f'pretraining-{p}' if p else folder
         *others, last = reps  # the last is the combined one
-        for name in others:
-            reps[name].save(at/'others'/name)
+        for other in others:
+            reps[other].save(at/'others'/other)
         reps[last].save(at/'representation')
-    return [kept_file(folder, name, *reps.values()) for reps in runs for name in sets]
+    return [kept_file(folder, name, *reps.values()) for reps in runs]
 
-
+# %% ../../nbs/chapters/graphs.ipynb #86f879af
 def write_changes(
     per_task: pd.DataFrame,  # method, task, seed, score, perhaps pretraining
     folder: Path,
     metric: str = 'ROC-AUC',
 ) -> pd.DataFrame:  # from `changes`
-    "changes.csv and changes.png: each pretext on each task against no pre-training"
-    tuned = per_task.method.str.endswith('finetune') | (per_task.method == 'scratch')
-    table = changes(per_task[tuned])
+    "changes.csv and changes.png: each pretext on each task against `scratch`"
+    plain = per_task.method.map(is_baseline) & (per_task.method != 'scratch')
+    table = changes(per_task[~plain])
     with atomic_path(folder/'changes.csv') as tmp:
         table.to_csv(tmp, index=False)
     if table.task.nunique() <= 30:
@@ -645,12 +659,13 @@ def transfer(
         report = Report(
             recipe='transfer', preset='quick', data=splits.mols.name, seed=0,
             device=device_name(device), seconds=seconds_since(start), method=name,
-            headline=mean_scores(df, name) | savings(df, name) | seen_before(rep, splits),
+            headline=(mean_scores(df, name) | savings(df, name)
+                      | seen_before(rep, splits)),
             scores=df.to_dict('records'))
         report.save(folder)
     return report
 
-
+# %% ../../nbs/chapters/graphs.ipynb #855df804
 def seen_before(rep: Representation, splits: MoleculeSplits) -> dict[str, str]:
     "For a headline: whether pre-training saw the test molecules, if the card tells"
     data, n = rep.card['data'], len(splits.test)
@@ -692,14 +707,13 @@ def run_full(
     if end_ranks():
         return None
     start, pretrained = start - earlier, time.perf_counter() - start + earlier
-    files = iter(kept := keep(runs, folder, *sets))
-    start, found = start - seconds_kept(*kept), []
-    for p, reps in enumerate(runs):
-        for name, splits in sets.items():
-            df, _ = evaluate(replace(splits, unlabelled=more), reps, cfg, device,
-                             next(files), seed + p, p)
-            found.append(df.assign(task=name))
-    best = f'{cfg["pretexts"][-1]}+finetune'
+    files = {name: keep(runs, folder, name) for name in sets}
+    start, found = start - seconds_kept(*sum(files.values(), [])), []
+    for name, splits in sets.items():
+        df, _ = score_runs(runs, replace(splits, unlabelled=more), cfg, device,
+                           files[name], seed)
+        found.append(df.assign(task=name))
+    best = f'{cfg["pretexts"][-1]}+{cfg["headline"]}'
     mean, told = compare_sets(pd.concat(found), best, folder)
     report = Report(
         recipe='graphs', preset='full', data='zinc, MoleculeNet', seed=seed,
