@@ -25,13 +25,13 @@ class Chapter:
 BOOK = [
     Chapter(
         'labels', 'Why labels are the bottleneck',
-        'A line and a small network learn from 10 to 10,000 labels: what a network needs '
-        'labels for, and what regularisation and good coordinates save.',
+        'A line and a small network learn from 10 to 10,000 labels: what a network '
+        'needs labels for, and what regularisation and good coordinates save.',
         minutes=1.5, full='Fashion-MNIST, up to 2,000 labels per class; not timed yet'),
     Chapter(
         'simclr', 'SimCLR: learning from views',
-        'A representation of images that nobody labelled, and the labels it saves beside '
-        'the best that does without.',
+        'A representation of images that nobody labelled, and the labels it saves '
+        'beside the best that does without.',
         minutes=4, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
