@@ -47,11 +47,10 @@ def in_turns(rounds, **functions):
 
 
 def linear(x, y, C, rounds, device):
-    "A linear probe of one strength, and a path of seven, beside LogisticRegression"
+    "A linear probe of one strength, and a choice of seven, beside LogisticRegression"
     std = x.std(0, correction=0)
     scaled = ((x - x.mean(0)) / std).numpy()
-    own, n_valid, double = x.to(device), len(x) // 10, scaled.astype('float64')
-    valid = own[:n_valid], y[:n_valid]
+    own, double = x.to(device), scaled.astype('float64')
 
     def peer(features):
         return LogisticRegression(C=C, max_iter=1000).fit(features, y.numpy())
@@ -59,7 +58,7 @@ def linear(x, y, C, rounds, device):
     out, seconds = in_turns(
         rounds,
         ours=lambda: LinearProbe.fit(own, y, strengths=[C]),
-        path=lambda: LinearProbe.fit(own, y, *valid),
+        choice=lambda: LinearProbe.fit(own, y),
         sklearn=lambda: peer(scaled),
         sklearn_float64=lambda: peer(double))
     scaled, ours = torch.tensor(scaled), out['ours']
@@ -111,7 +110,7 @@ def main(
             facts['seconds'][f'{task} {who}'] = [round(s, 3) for s in own]
             facts['times_ours'][f'{task} {who}'] = round(ratio, 3)
             table.add_row(task, who, f'{statistics.median(own):.2f}', f'{ratio:.2f}',
-                          check.get(who, '7 strengths'))
+                          check.get(who, '7 strengths, 5 folds'))
     Console().print(table)
     write(out, started, device, benchmark='probes', n=n, queries=queries, C=C,
           rounds=rounds, objectives=objectives, agreement=agreement, **facts)

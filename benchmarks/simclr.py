@@ -26,7 +26,8 @@ from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.optim import LARS
 from replearn_nb.pretext.simclr import projection_head, simclr_learner
 from replearn_nb.recipes.simclr import run, settings
-from replearn_nb.transfer.probes import knn_accuracy
+from replearn_nb.representation import Representation
+from replearn_nb.transfer.probes import LinearProbe, knn_accuracy
 
 class Photos(torch.utils.data.Dataset):
     "uint8 images as PIL images through the peer's transform, as its users have them"
@@ -133,12 +134,19 @@ def accuracy(
     "CIFAR-10 at `full`: k-NN and linear accuracy; and lightly's k-NN on the same files"
     started, device = time.perf_counter(), get_device(device)
     report = run('full', folder, epochs=epochs, device=str(device))
-    facts = dict(ours=report.headline, seconds=report.seconds, epochs=epochs,
-                 settings=settings('full', epochs=epochs))
+    splits, cfg = cifar10(), settings('full', epochs=epochs)
+    (x, _), (train_x, train_y), (test_x, test_y) = map(
+        splits.part, ('unlabelled', 'train', 'test'))
+    rep = Representation.load(report.folder/'representation')
+    rep.encoder.to(device)
+    f, q = rep.features(train_x).cpu(), rep.features(test_x).cpu()
+    linear = LinearProbe.fit(f, train_y).predict(q) == test_y
+    facts = dict(
+        ours=report.headline | dict(
+            knn_all_labels=round(knn_accuracy(f, train_y, q, test_y), 4),
+            linear_all_labels=round(linear.float().mean().item(), 4)),
+        seconds=report.seconds, epochs=epochs, settings=cfg)
     if peer_epochs:
-        splits, cfg = cifar10(), settings('full')
-        (x, _), (train_x, train_y), (test_x, test_y) = map(
-            splits.part, ('unlabelled', 'train', 'test'))
         begin = time.perf_counter()
         train, encoder = peer(x, cfg['bs'], device, cfg['precision'], peer_epochs)
         train()

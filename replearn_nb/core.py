@@ -262,9 +262,9 @@ def write_text(
     path: str | Path,  # where
     text: str,  # what
 ):
-    "Write a text file in one step"
+    "Write a text file in one step; what UTF-8 has no bytes for is escaped"
     with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding='utf-8')
+        tmp.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 # %% ../nbs/core.ipynb #fe40b0e7
 def write_json(
@@ -278,7 +278,6 @@ def write_json(
 def choose_settings(
     presets: dict[str, dict],  # name of a preset -> its settings
     preset: str,  # which one
-    zero: Sequence[str] = (),  # settings that may be 0, though no preset's is
     **overrides,  # settings that differ; None: as in the preset
 ) -> dict:
     "A preset with some settings changed; a `ReplearnError` names what can't be"
@@ -292,10 +291,10 @@ def choose_settings(
             raise ReplearnError(f'There is no setting {k!r}: choose {", ".join(known)}')
         like = [p[k] for p in presets.values() if p.get(k) is not None]
         if like:
-            changed[k] = _alike(k, v, [*like, 0] if k in zero else like)
+            changed[k] = _alike(k, v, like)
     return known | changed
 
-# %% ../nbs/core.ipynb #cb5ea380
+# %% ../nbs/core.ipynb #e64b7a39
 def _alike(k: str, v, like: list):
     "`v`, if it is of the kind and sign that a setting has in the presets"
     kind = next((t for t in (str, bool, int) if all(type(o) is t for o in like)), float)
@@ -305,17 +304,15 @@ def _alike(k: str, v, like: list):
         parts = [o for part in like for o in part]
         return tuple(_alike(f'each of {k}', o, parts) for o in v) if parts else v
     of = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
-    what = {str: 'text', bool: 'True or False', int: 'a whole number'}.get(
-        kind, 'a number')
-    wrong = not isinstance(v, of)
-    if kind in (int, float):
-        wrong = wrong or isinstance(v, bool) or not math.isfinite(v)
-        if min(like) > 0:
-            what, wrong = what + ' above 0', wrong or v <= 0
-        elif min(like) == 0:
-            what, wrong = what + ', 0 or above', wrong or v < 0
-    if wrong:
-        raise ReplearnError(f'{k} must be {what}, not {v!r}')
+    number = kind in (int, float)
+    if not isinstance(v, of) or number and (
+            isinstance(v, bool) or not math.isfinite(v)):
+        what = {str: 'text', bool: 'True or False', int: 'a whole number'}
+        raise ReplearnError(f'{k} must be {what.get(kind, "a number")}, not {v!r}')
+    if number and v <= 0 < min(like):
+        raise ReplearnError(f'{k} must be above 0, not {v}')
+    if number and v < 0 <= min(like):
+        raise ReplearnError(f'{k} must be 0 or above, not {v}')
     return kind(v)
 
 # %% ../nbs/core.ipynb #ccdf0f21
@@ -344,7 +341,7 @@ def run_folder(
                 else 'Stopped before anything was kept: the same command starts anew'
             ) from e
 
-# %% ../nbs/core.ipynb #1dc6119f
+# %% ../nbs/core.ipynb #28de78d3
 @contextlib.contextmanager
 def _locked(folder: Path, mark: Path):
     "Make the folder, and lock it by its file `mark`; remove an empty one at the end"

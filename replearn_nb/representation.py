@@ -12,7 +12,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .data.images import ImagePreprocessing
 from .data.molecules import MoleculePreprocessing
 from .data.sources import file_sha256
 from .data.text import TextPreprocessing
+from .encoders.batches import run_batches
 from replearn_nb.core import (
     ReplearnError,
     by_umask,
@@ -86,24 +87,30 @@ def from_learner(
 
 # %% ../nbs/representation.ipynb #32ddcf4a
 @patch
-@torch.no_grad()
 def features(
     self: Representation,
     x: torch.Tensor,  # prepared items, e.g. uint8 images (n, C, size, size)
-    bs: int = 512,  # items a batch
+    bs: int = 512,  # items per batch, at most
     device=None,  # None: where the encoder is
+    done: Callable | None = None,  # called with the size of each batch
 ) -> torch.Tensor:  # float32 (n, num_features), on the device
-    "Features of items that are prepared already"
+    "Features of items that are prepared already; texts of like length go together"
     encoder, normalise = self.encoder.eval(), self.preprocessing.normalise
-    device = device or next(encoder.parameters()).device
-    return torch.cat([encoder(normalise(b.to(device))).float() for b in x.split(bs)])
+    device = torch.device(device or next(encoder.parameters()).device)
+    if hasattr(encoder, 'batches'):
+        batches = encoder.batches(x, bs)
+    else:
+        cores = torch.get_num_threads() if device.type == 'cpu' else 1
+        batches = torch.arange(len(x)).split(max(1, min(bs, -(-len(x) // cores))))
+    return run_batches(lambda rows: encoder(normalise(x[rows].to(device))).float(),
+                       batches, device, done)
 
 # %% ../nbs/representation.ipynb #f92d2286
 @patch
 def embed(
     self: Representation,
     items,  # arrays, tensors, PIL images, texts, paths, a list of them, or a folder
-    bs: int = 256,  # items a batch
+    bs: int = 256,  # items per batch, at most
     device: str | None = None,  # None: the best there is
     names: list | None = None,  # gets the items' names, in the order of rows
     skipped: list | None = None,  # gets (name, why) of items that can't be read
@@ -113,10 +120,9 @@ def embed(
     rows, items = [], list(items) if isinstance(items, Iterator) else items
     with track('embedding', self.preprocessing.count(items)) as bar:
         for batch_names, x in self.preprocessing.batches(items, bs, skipped):
-            rows.append(self.features(x, bs).cpu())
+            rows.append(self.features(x, bs, done=bar.update).cpu())
             if names is not None:
                 names += batch_names
-            bar.update(len(x))
     return torch.cat(rows).numpy()
 
 # %% ../nbs/representation.ipynb #77b2c6e9
@@ -243,8 +249,8 @@ def build_encoder(
             raise AttributeError
         own = inspect.signature(fn).parameters
         if odd := sorted(arguments.keys() - own.keys() - TIMM_ARGUMENTS):
-            raise ReplearnError(f'The argument {odd[0]!r} is none that a card may give: '
-                                'build the encoder, and give it as `encoder`')
+            raise ReplearnError(f'The argument {odd[0]!r} is none that a card may '
+                                'give: build the encoder, and give it as `encoder`')
         return fn(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as e:
         raise ReplearnError(

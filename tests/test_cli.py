@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from replearn_nb import cli
+from replearn_nb.core import ReplearnError
 from replearn_nb.data.images import digits
 from replearn_nb.recipes import simclr
 from replearn_nb.recipes.book import BOOK
@@ -35,7 +36,7 @@ def replearn(capsys):
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     "A preset that takes seconds"
-    small = dict(epochs=1, steps=4, budgets=(1, 2), draws=2, trained_draws=1)
+    small = dict(epochs=1, steps=4, scratch_steps=4, budgets=(1, 2), draws=2)
     quick = simclr.PRESETS['quick'] | small
     monkeypatch.setitem(simclr.PRESETS, 'quick', quick)
     threads = torch.get_num_threads()
@@ -81,14 +82,14 @@ def test_run_writes_report_figure_and_representation(replearn, tmp_path):
         'figure.png', 'report.json', 'representation']
     report = json.loads((tmp_path/'r'/'report.json').read_text())
     assert list(report) == ['recipe', 'preset', 'data', 'device', 'seed', 'command',
-                            'versions', 'seconds', 'scores', 'headline']
+                            'versions', 'seconds', 'scores', 'method', 'headline']
     assert list(report['seconds']) == ['pretrain', 'transfer', 'total']
     assert {s['method'] for s in report['scores']} == {
-        'raw+linear', 'scratch', 'random+linear', 'simclr+knn', 'simclr+linear',
-        'simclr+finetune'}
-    assert all(list(s) == ['method', 'budget', 'seed', 'score', 'metric']
-               for s in report['scores'])
-    assert {'simclr+linear@1', 'knn_all_labels'} <= set(report['headline'])
+        'raw+linear', 'raw+knn', 'scratch', 'scratch+small_convnet', 'random+linear',
+        'simclr+knn', 'simclr+linear', 'simclr+finetune'}
+    assert all(list(s) == ['method', 'budget', 'seed', 'score', 'pretraining',
+                           'metric'] for s in report['scores'])
+    assert {'simclr+linear@1', 'labels_saved@1'} <= set(report['headline'])
     assert 'simclr+linear' in out
     loaded = Representation.load(tmp_path/'r'/'representation')
     assert loaded.card['scores'] == report['headline']
@@ -134,6 +135,127 @@ def test_embed(replearn, rep, photos, tmp_path):
     np.testing.assert_allclose(one[0], v[7], atol=1e-5)
 
 
+def test_embed_names_that_are_no_lines_of_utf8(replearn, rep, photos, tmp_path):
+    "As many names as vectors, whatever a file is called, and each beside its own"
+    folder = tmp_path/'odd'
+    shutil.copytree(photos/'flat', folder)
+    odd = {os.fsdecode(b'caf\xe9.png'): 'caf\\udce9.png', 'a\nb.png': 'a\\nb.png',
+           'with blank.PNG': 'with blank.PNG', 'Ünï 图.png': 'Ünï 图.png'}
+    for i, name in enumerate(odd):
+        os.rename(folder/f'{i}.png', folder/name)
+    for out in 'v.npy', 'v.parquet':
+        code, said, err = replearn('embed', rep, folder, '-o', tmp_path/out)
+        assert code == 0 and '60 vectors' in said, err
+    names = (tmp_path/'v.names.txt').read_text(encoding='utf-8').split('\n')[:-1]
+    v = np.load(tmp_path/'v.npy')
+    assert len(names) == len(v) == 60 and set(odd.values()) < set(names)
+    assert pd.read_parquet(tmp_path/'v.parquet').name.tolist() == names
+    model = Representation.load(rep)
+    for name, shown in odd.items():
+        one = model.embed(folder/name)
+        np.testing.assert_allclose(one[0], v[names.index(shown)], atol=1e-5)
+
+
+@pytest.mark.parametrize('stops', ['write_text', 'np.save', 'replace'])
+def test_vectors_and_names_are_replaced_together(tmp_path, monkeypatch, stops):
+    "A fault while one is written leaves the older two as they were"
+    cli.write_npy(str(tmp_path/'v.npy'), np.zeros((2, 3)), ['a', 'b'])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(before) == {'v.npy', 'v.names.txt'}
+
+    def fail(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    where = dict([('write_text', (cli.Path, 'write_text')), ('np.save', (np, 'save')),
+                  ('replace', (os, 'replace'))])
+    with monkeypatch.context() as m, pytest.raises(ReplearnError, match='No space'):
+        m.setattr(*where[stops], fail)
+        cli.write_npy(str(tmp_path/'v.npy'), np.ones((3, 3)), ['a', 'b', 'c'])
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_embed_refuses_where_it_can_not_write(replearn, rep, photos, tmp_path,
+                                              monkeypatch):
+    "Before the work: nothing is embedded"
+    monkeypatch.setattr(Representation, 'load', None)
+    (tmp_path/'file').touch()
+    (tmp_path/'d.npy').mkdir()
+    (tmp_path/'e.names.txt').mkdir()
+    for out, says in {'file/v.npy': 'file is a file', 'd.npy': 'd.npy: it is a folder',
+                      'e.npy': 'e.names.txt: it is a folder'}.items():
+        code, _, err = replearn('embed', rep, photos/'flat', '-o', tmp_path/out)
+        assert code == 1 and says in sentence(err)
+    monkeypatch.setattr(os, 'access', lambda *_: False)  # as root may do all
+    code, _, err = replearn('embed', rep, photos/'flat', '-o', tmp_path/'n/o/v.npy')
+    assert code == 1 and 'no permission to write' in sentence(err)
+
+
+def test_upper_case_endings(replearn, rep, photos, tmp_path):
+    code, _, err = replearn('embed', rep, photos/'flat'/'1.png', '-o', tmp_path/'V.NPY')
+    assert code == 0 and np.load(tmp_path/'V.NPY').shape == (1, 256), err
+    assert (tmp_path/'V.names.txt').read_text() == f"{photos/'flat'/'1.png'}\n"
+
+
+def test_embed_says_what_is_left_out(replearn, rep, photos, tmp_path):
+    shutil.copytree(photos/'flat', tmp_path/'d')
+    (tmp_path/'d'/'3.png').write_text('damaged')
+    (tmp_path/'d'/'4.heic').touch()
+    code, said, err = replearn('embed', rep, tmp_path/'d', '-o', tmp_path/'v.npy')
+    assert code == 0 and said.strip().endswith('1 left out')
+    assert "1 of 60 images can't be read and are skipped: 3.png" in err
+    assert 'not taken for images, by the ends of their names: 4.heic' in err
+    assert len((tmp_path/'v.names.txt').read_text().split()) == 59
+
+
+TABLE = 'id,comment,canonical_smiles\na,a good film,CCO\nb,,CCN\nc,a bad film,C1\n'
+
+
+@pytest.mark.parametrize('kind, option, column, want', [
+    ('text', '--text-col', 'comment', ['0', '2']),
+    ('molecules', '--smiles-col', 'canonical_smiles', ['CCO', 'CCN'])])
+def test_embed_a_column(replearn, tmp_path, monkeypatch, kind, option, column, want):
+    "The column that is named, and names that lead back to the rows"
+    if kind == 'molecules':
+        pytest.importorskip('rdkit')
+        from replearn_nb.data.molecules import MoleculePreprocessing as Preprocessing
+        pre = Preprocessing()
+    else:
+        from replearn_nb.data.text import TextPreprocessing, WordPieces
+        pieces = '[PAD] [UNK] [CLS] [SEP] [MASK] a good bad film'.split()
+        pre = TextPreprocessing(WordPieces('\n'.join(pieces).encode()), 9)
+
+    class Network(torch.nn.Linear):
+        def forward(self, x):
+            return torch.ones(len(x), 1)
+
+    made = Representation(Network(1, 1), pre)
+    monkeypatch.setattr(Representation, 'load', lambda where: made)
+    (tmp_path/'t.csv').write_text(TABLE)
+    args = 'embed', 'rep', tmp_path/'t.csv', '-o', tmp_path/'v.npy'
+    code, said, err = replearn(*args, option, column)
+    assert code == 0 and f'{len(want)} vectors' in said and 'left out' in said, err
+    assert (tmp_path/'v.names.txt').read_text().split() == want
+    code, _, err = replearn(*args, option, 'nothing')
+    assert code == 1 and 'no column nothing; its columns are: id, comment' in err
+    other = '--smiles-col' if kind == 'text' else '--text-col'
+    code, _, err = replearn(*args, other, column)
+    assert code == 1 and sentence(err) == (
+        f'{other} does not go with a representation of {kind}')
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'cp1252', 'cp437', 'utf-8'])
+def test_any_encoding_of_the_terminal(rep, photos, tmp_path, encoding):
+    "A real process: what the terminal has no sign for becomes a question mark"
+    out = tmp_path/'Ünï 图.npy'
+    program = 'from replearn_nb.cli import main; main()'
+    done = subprocess.run(
+        [sys.executable, '-c', program, 'embed', rep, photos/'flat'/'1.png', '-o', out],
+        env=os.environ | {'PYTHONIOENCODING': encoding}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    want = str(out).encode(encoding, 'replace')
+    assert b'1 vectors of 256 numbers in ' + want in done.stdout
+
+
 def test_transfer(replearn, rep, photos, tmp_path):
     code, out, err = replearn('transfer', rep, '--data', photos/'classes', '--out',
                               tmp_path/'t')
@@ -141,7 +263,7 @@ def test_transfer(replearn, rep, photos, tmp_path):
     report = json.loads((tmp_path/'t'/'report.json').read_text())
     assert report['recipe'] == 'transfer'
     assert {s['method'] for s in report['scores']} == {
-        'raw+linear', 'random+linear', 'simclr+knn', 'simclr+linear'}
+        'raw+linear', 'raw+knn', 'random+linear', 'simclr+knn', 'simclr+linear'}
 
 
 def sentence(err):
@@ -219,7 +341,7 @@ def test_interrupted_while_measuring(replearn, tmp_path, stop_at):
     assert code == 1
     assert sentence(err).endswith(f"give the same command with --out {tmp_path/'r'}")
     assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
-        'checkpoint.pt', 'measured', 'representation']
+        'checkpoints', 'measured', 'representation']
     first = Representation.load(tmp_path/'r'/'representation')
     code, _, err = replearn('run', 'simclr', '--out', tmp_path/'r')
     assert code == 0, err
@@ -229,7 +351,7 @@ def test_interrupted_while_measuring(replearn, tmp_path, stop_at):
     assert sorted(p.name for p in (tmp_path/'r').iterdir()) == [
         'figure.png', 'report.json', 'representation']
     table = Report.load(tmp_path/'r').table
-    assert len(calls) == 1 + (table.method == 'scratch').sum()
+    assert len(calls) == 1 + table.method.str.startswith('scratch').sum()
 
 
 def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
@@ -249,7 +371,7 @@ def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 1 and 'Traceback' not in err
-    assert err.splitlines()[-1].startswith('Stopped. To go on,')
+    assert err.splitlines()[-1].startswith('Stopped before anything was kept')
     assert not (tmp_path/'r'/'running').exists()
 
 

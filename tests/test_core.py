@@ -1,5 +1,6 @@
 "Core: files, folders, settings, devices and batches, when things go wrong"
 import errno
+import json
 import os
 import signal
 import stat
@@ -23,9 +24,10 @@ from replearn_nb.core import (
     get_device,
     run_folder,
     tensor_dls,
+    write_json,
     write_text,
 )
-from replearn_nb.recipes import bert, graphs, simclr
+from replearn_nb.recipes import bert, graphs
 
 def test_errors_of_the_caller_keep_their_own_name(tmp_path):
     "Only what concerns the file that is written is told as its fault"
@@ -142,27 +144,21 @@ def test_settings_that_are_valid(presets, changes):
             assert type(got[k]) is type(known[k])
 
 
-def test_zero_where_the_recipe_allows_it():
-    few = dict(trained_draws=0)
-    assert choose_settings(simclr.PRESETS, 'quick', ('trained_draws',), **few)[
-        'trained_draws'] == 0
-    with pytest.raises(ReplearnError, match='a whole number above 0, not 0'):
-        choose_settings(simclr.PRESETS, 'quick', **few)
-
-
 @pytest.mark.parametrize('changes, says', [
-    (dict(bs='8'), "bs must be a whole number above 0, not '8'"),
-    (dict(bs=True), 'bs must be a whole number above 0, not True'),
-    (dict(epochs=1.5), 'epochs must be a whole number above 0, not 1.5'),
-    (dict(epochs=-1), 'epochs must be a whole number above 0, not -1'),
-    (dict(lr=float('inf')), 'lr must be a number above 0, not inf'),
-    (dict(lr=float('nan')), 'lr must be a number above 0, not nan'),
-    (dict(lr='1e-3'), "lr must be a number above 0, not '1e-3'"),
-    (dict(dropout=-.1), 'dropout must be a number, 0 or above, not -0.1'),
+    (dict(bs='8'), "bs must be a whole number, not '8'"),
+    (dict(bs=True), 'bs must be a whole number, not True'),
+    (dict(epochs=1.5), 'epochs must be a whole number, not 1.5'),
+    (dict(epochs=-1), 'epochs must be above 0, not -1'),
+    (dict(lr=float('inf')), 'lr must be a number, not inf'),
+    (dict(lr=float('nan')), 'lr must be a number, not nan'),
+    (dict(lr='1e-3'), "lr must be a number, not '1e-3'"),
+    (dict(dropout=-.1), 'dropout must be 0 or above, not -0.1'),
     (dict(variant=3), 'variant must be text, not 3'),
     (dict(budgets=5), 'budgets must be a list, not 5'),
     (dict(budgets='12'), "budgets must be a list, not '12'"),
-    (dict(budgets=(5, .5)), 'each of budgets must be a whole number, 0 or above'),
+    (dict(lr=0.), 'lr must be above 0, not 0.0'),
+    (dict(budgets=(5, -1)), 'each of budgets must be 0 or above, not -1'),
+    (dict(budgets=(5, .5)), 'each of budgets must be a whole number, not 0.5'),
 ])
 def test_settings_that_are_not(changes, says):
     with pytest.raises(ReplearnError) as e:
@@ -252,3 +248,10 @@ def test_predictions_come_in_the_order_of_rows(ds_idx):
     want = x if ds_idx == 0 else x[:5]
     torch.testing.assert_close(preds, learn.model(want).detach())
     assert torch.equal(targets, y[:len(want)])
+
+
+def test_a_name_that_is_not_utf8_costs_no_report(tmp_path):
+    "A command line may hold a file name of any bytes"
+    write_json(tmp_path/'a.json', dict(command='run --data caf\udce9'))
+    text = (tmp_path/'a.json').read_text(encoding='utf-8')
+    assert json.loads(text) == dict(command='run --data caf\udce9')

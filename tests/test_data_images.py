@@ -1,11 +1,15 @@
 "Odd and damaged images, folders, labels, splits, and fastai's DataLoaders"
 import io
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import unicodedata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ from replearn_nb.data import images as module
 from replearn_nb.data.images import (
     CIFAR10,
     ImagePreprocessing,
+    _rows,
     as_uint8,
     cifar10,
     digits,
@@ -43,6 +48,7 @@ from replearn_nb.data.images import (
     load_image,
     load_images,
     own_images,
+    printable,
     read_labels,
     show_images,
     split_images,
@@ -78,7 +84,7 @@ COLOUR = PHOTO.transpose(2, 0, 1)
     ('RGB', 'bmp', COLOUR, 0), ('RGBA', 'png', COLOUR, 0), ('CMYK', 'jpg', COLOUR, 6),
     ('CMYK', 'tif', COLOUR, 0), ('YCbCr', 'jpg', COLOUR, 8), ('P', 'png', COLOUR, 30),
     ('P', 'gif', COLOUR, 30), ('L', 'png', GREY, 0), ('L', 'jpg', GREY, 3),
-    ('LA', 'png', GREY, 0), ('I', 'tif', GREY, 0), ('F', 'tif', GREY, 0),
+    ('LA', 'png', GREY, 0), ('I', 'tif', GREY, 0),
     ('1', 'png', np.asarray(photo('1').convert('RGB')).transpose(2, 0, 1), 0),
 ])
 def test_modes(tmp_path, mode, suffix, want, off):
@@ -95,6 +101,80 @@ def test_16_bits(tmp_path):
     Image.fromarray(deep).save(tmp_path/'a.tif')
     for name in 'a.png', 'a.tif':
         np.testing.assert_array_equal(load_image(tmp_path/name), GREY)
+
+
+def test_floats(tmp_path):
+    "By the type's range, whatever else is in the picture"
+    grey = np.asarray(photo('L'), dtype=np.float32)
+    for top, want in (255, GREY), (510, (GREY / 2).round()):
+        Image.fromarray(grey / top).save(tmp_path/'a.tif')
+        np.testing.assert_array_equal(load_image(tmp_path/'a.tif'), want)
+
+
+@pytest.mark.parametrize('low, high, kind', [
+    (0, 1.05, 'f4'), (0, 4095, 'f4'), (-296, 307, 'f4'), (0, np.nan, 'f4'),
+    (0, np.inf, 'f4'), (0, 256, 'i4'), (-1, 255, 'i4'), (0, 65535, 'i4')])
+def test_unknown_range_is_refused(tmp_path, low, high, kind):
+    "Nothing says what is white in such a file: it is not guessed, nor clipped"
+    a = np.full((8, 8), low, kind)
+    a[0, 0] = high
+    Image.fromarray(a).save(tmp_path/'a.tif')
+    text = message(load_image, tmp_path/'a.tif')
+    assert 'a.tif' in text and 'nothing says which are black and white' in text
+
+
+def tiff(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
+    "A TIFF of one row of grey, written by hand"
+    rest = ''.join(f'{v:0{bits}b}' for v in values)
+    data = values.astype('<u2').tobytes() if bits == 16 else bytes(
+        int(rest[i:i + 8].ljust(8, '0'), 2) for i in range(0, len(rest), 8))
+    tags = {256: len(values), 257: 1, 258: bits, 259: 1, 262: photometric, 273: 134,
+            277: 1, 278: 1, 279: len(data), 339: 1}
+    body = b''.join(struct.pack('<HHII', k, 4, 1, v) for k, v in tags.items())
+    return b'II*\0' + struct.pack('<IH', 8, len(tags)) + body + bytes(4) + data
+
+
+@pytest.mark.parametrize('bits, photometric', [(12, 1), (16, 1), (16, 0)])
+def test_deep_greys_from_black_to_white(bits, photometric):
+    "And from white to black, where the file says that 0 is white"
+    top = 2**bits - 1
+    a = np.linspace(0, top, 16).round().astype(int)
+    got = load_image(io.BytesIO(tiff(a, bits, photometric)), channels=1)
+    want = (a if photometric else top - a) * 255 / top
+    np.testing.assert_array_equal(got[0, 0], want.round())
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'png', 'webp', 'tif', 'mpo'])
+def test_first_picture_of_several(tmp_path, suffix):
+    options = dict(webp=dict(lossless=True), mpo=dict(quality=95)).get(suffix, {})
+    photo().save(tmp_path/f'a.{suffix}', save_all=True, **options,
+                 append_images=[Image.fromarray(255 - PHOTO)] * 2)
+    assert error(load_image(tmp_path/f'a.{suffix}'), COLOUR) <= 8
+
+
+@pytest.mark.parametrize('top', [255, 1023, 4095, 65535])
+def test_portable_greymaps(top):
+    a = np.linspace(0, top, 16).round().astype('u1' if top == 255 else '>u2')
+    file = io.BytesIO(b'P5 16 1 %d\n' % top + a.tobytes())
+    got = load_image(file, channels=1)[0, 0].astype(float)
+    assert np.abs(got - a * 255. / top).max() < 1
+
+
+def test_almost_black_folder_is_told(tmp_path, capsys):
+    "12 bits in a type of 16: read as they stand, and it is said"
+    for i in range(5):
+        ramp = np.linspace(0, 4095, 64).reshape(8, 8).astype(np.uint16)
+        Image.fromarray(ramp).save(tmp_path/f'{i}.png')
+    told = '5 of 5 images are almost black'
+    assert image_folder(tmp_path, 8).x.max() == 16
+    assert capsys.readouterr().err.count(told) == 1
+    ImagePreprocessing(8, 3, [0] * 3, [1] * 3).prepare(tmp_path)
+    assert capsys.readouterr().err.count(told) == 1
+    photo('L').save(tmp_path/'0.png')
+    for i in '12':
+        photo().save(tmp_path/f'{i}.png')
+    image_folder(tmp_path, 8)
+    assert 'almost black' not in capsys.readouterr().err
 
 
 def test_transparent_palette(tmp_path):
@@ -117,6 +197,54 @@ def test_orientation(tmp_path, orientation):
                PHOTO[::-1, ::-1].transpose(1, 0, 2), np.rot90(PHOTO)][orientation - 1]
     got = load_image(tmp_path/'a.png')
     np.testing.assert_array_equal(got, by_hand.transpose(2, 0, 1))
+
+
+def exif(*tags):
+    "EXIF by hand: (number, type, count, value), as they stand"
+    body = b''.join(struct.pack('>HHII', *t) for t in tags)
+    return b'Exif\0\0MM\0*' + struct.pack('>IH', 8, len(tags)) + body + bytes(4)
+
+
+TURN = 0x0112, 3, 1, 6 << 16  # lies on its side
+JUNK = [b'', b'Exif\0\0', b'\x00\x08\x00\x02\x01\x12\x00\x03', bytes(200),
+        b'Exif\0\0' + rng.bytes(300), exif(TURN)[:20], exif((0x0112, 3, 1, 77 << 16)),
+        exif((0x0112, 2, 900, 5)), exif((0x0112, 12, 1, 9 << 20))]
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp'])
+@pytest.mark.parametrize('data', JUNK)
+def test_damaged_exif_costs_nothing(tmp_path, suffix, data):
+    options = {} if suffix == 'png' else dict(quality=95)
+    photo().save(tmp_path/f'plain.{suffix}', **options)
+    photo().save(tmp_path/f'junk.{suffix}', exif=data, **options)
+    np.testing.assert_array_equal(load_image(tmp_path/f'junk.{suffix}'),
+                                  load_image(tmp_path/f'plain.{suffix}'))
+
+
+def test_a_turn_among_damaged_tags(tmp_path):
+    "Whatever is wrong with the other tags, the photo stands upright"
+    data = exif(TURN, (0x010f, 2, 4000, 4000), (0x8769, 4, 1, 10**6))
+    photo().save(tmp_path/'a.png', exif=data)
+    got = load_image(tmp_path/'a.png')
+    np.testing.assert_array_equal(got, np.rot90(PHOTO, -1).transpose(2, 0, 1))
+
+
+def test_deep_grey_on_its_side(tmp_path):
+    deep = np.asarray(photo('L')).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path/'a.png', exif=exif(TURN))
+    got = load_image(tmp_path/'a.png', channels=1)[0]
+    np.testing.assert_array_equal(got, np.rot90(np.asarray(photo('L')), -1))
+
+
+def test_pil_warns_of_nothing(tmp_path):
+    "PIL's warnings name no file, and show a path of this library's"
+    photo().save(tmp_path/'a.jpg', exif=exif(TURN, (0x010f, 2, 4000, 4000)))
+    code = ('import sys; from replearn_nb.data.images import load_image; '
+            'print(load_image(sys.argv[1]).shape)')
+    done = subprocess.run([sys.executable, '-c', code, tmp_path/'a.jpg'], text=True,
+                          capture_output=True)
+    assert done.stdout.strip() == '(3, 64, 48)'
+    assert 'PIL' not in done.stderr and 'EXIF' not in done.stderr
 
 
 def test_resize_equals_torchvision():
@@ -359,10 +487,12 @@ def test_labels(tmp_path, header):
 
 
 def test_label_rows(tmp_path, capsys):
-    rows = '1.png,NA', './b/2.png,', 'a\\2.png,None', 'x.png,dog'
+    rows = '1.png,NA', './b/2.png,', 'a\\2.png,1.0', '3.png,1', 'x.png,dog'
     got = labels(tmp_path, '\n'.join(['file,label', *rows]))
-    assert got == ['NA', 'None', '', '']
-    assert '1 of 4 rows of' in (err := capsys.readouterr().err) and 'x.png' in err
+    assert got == ['', '1', '', '1']
+    err = capsys.readouterr().err
+    assert '1 of 5 rows of' in err and 'name no image: x.png' in err
+    assert '2 of 5 rows of' in err and 'have no label' in err
 
 
 def test_missing_labels_of_json_lines_are_none(tmp_path):
@@ -375,15 +505,102 @@ def test_missing_labels_of_json_lines_are_none(tmp_path):
 @pytest.mark.parametrize('text, want', [
     ('file;label\n1.png;cat\n', 'its columns are: file;label'),
     ('file,name\n1.png,cat\n', 'no column label or class or target'),
-    ('file,label\n2.png,cat\n', 'which is a/2.png or b/2.png'),
-    ('file,label\n1.png,cat\na/1.png,dog\n', 'a/1.png two labels: cat and dog'),
+    ('file,label\n2.png,cat\n', 'which may be a/2.png or b/2.png'),
+    ('file,label\n1.png,cat\na/1.png,dog\n',
+     'a/1.png two labels: cat and dog, named 1.png and a/1.png'),
+    ('file,label\n1.png,cat\n1.png,dog\n', 'a/1.png two labels: cat and dog'),
+    ('file,label\nx/1.png,cat\n', "None of the files that"),
     ('file,label\nx.png,cat\n', "None of the files that"),
     ('file,label\n', "None of the files that"),
     ('', "labels.csv as csv: "),
-    ('file,label\n"1.png,cat', "labels.csv as csv: "),
+    ('file,label\n"1.png,cat', "None of the files that"),
 ])
 def test_wrong_labels(tmp_path, text, want):
     assert want in message(labels, tmp_path, text)
+
+
+def by_definition(row: str, files: list[str]) -> set[int]:
+    "Files that agree with a row in all parts that both have, and longest with it"
+    row, files = row.split('/'), [f.split('/') for f in files]
+    agree = {i: min(len(row), len(f)) for i, f in enumerate(files)
+             if all(a == b for a, b in zip(row[::-1], f[::-1]))}  # noqa: B905
+    if row in files:
+        return {files.index(row)}
+    return {i for i, n in agree.items() if n == max(agree.values())}
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_rows_find_files_by_definition(seed):
+    g = np.random.default_rng(seed)
+    trees = ['/'.join([*g.choice(['a', 'b', 'c'], g.integers(0, 4)), n])
+             for n in g.choice(['1.png', '2.png', '3.png'], 60)]
+    files = sorted({*trees[:12]})
+    some = 0
+    for row in trees:
+        want = by_definition(row, files)
+        if len(want) == 1:
+            assert _rows([row, files[0]], files, 'x.csv')[0] == want.pop()
+            some += 1
+        elif want:
+            text = message(_rows, [row], files, 'x.csv')
+            a, b = re.search('may be (.*) or (.*): name', text).groups()
+            assert {a, b} <= {files[i] for i in want}
+        else:
+            assert _rows([row, files[0]], files, 'x.csv')[0] is None
+    assert some > 5
+
+
+def test_labels_of_other_folders_are_not_taken(tmp_path, capsys):
+    "Ten images of one site, and a table of both sites"
+    make_folder(tmp_path/'img', [f'site2/{i}.png' for i in range(10)])
+    rows = [f'{site}/{i}.png,{site}-{i % 2}' for site in ('site1', 'site2')
+            for i in range(10)]
+    (tmp_path/'both.csv').write_text('\n'.join(['file,label', *rows]))
+    (tmp_path/'other.csv').write_text('\n'.join(['file,label', *rows[:10]]))
+    got = image_folder(tmp_path/'img', 8, labels=tmp_path/'both.csv')
+    assert got.classes == ['site2-0', 'site2-1'] and (got.y >= 0).all()
+    assert '10 of 20 rows' in capsys.readouterr().err
+    text = message(image_folder, tmp_path/'img', 8, labels=tmp_path/'other.csv')
+    assert text.startswith('None of the files')
+
+
+@pytest.mark.parametrize('write', [
+    lambda f: str(f.resolve()), lambda f: f'D:\\photos\\{f.parent.name}\\{f.name}',
+    lambda f: f'../img//{f.parent.name}/./{f.name}'])
+def test_absolute_and_prefixed_paths(tmp_path, write):
+    make_folder(tmp_path/'img', [f'{c}/{i}.png' for c in ('red', 'blue')
+                                 for i in range(5)])
+    files = image_files(tmp_path/'img')
+    rows = [f'{write(f)},{f.parent.name}{f.stem}' for f in files]
+    (tmp_path/'l.csv').write_text('\n'.join(['file,label', *rows]))
+    got = image_folder(tmp_path/'img', 8, labels=tmp_path/'l.csv')
+    assert [got.classes[y] for y in got.y] == [
+        f.replace('/', '').removesuffix('.png') for f in got.files]
+
+
+def test_one_form_of_unicode(tmp_path, capsys):
+    "Names as a Mac writes them on disk, as everybody else does in the table, and back"
+    for on_disk, in_table in (('NFD', 'NFC'), ('NFC', 'NFD')):
+        folder = tmp_path/on_disk
+        disk, table = (partial(unicodedata.normalize, f) for f in (on_disk, in_table))
+        make_folder(folder, [disk(f'Gemüse_{i}.png') for i in range(4)])
+        rows = [f'{table(f"Gemüse_{i}.png")},{(disk, table)[i % 2]("Früchte")}'
+                for i in range(4)]
+        (tmp_path/'l.csv').write_text('\n'.join(['file,label', *rows]))
+        got = image_folder(folder, 8, labels=tmp_path/'l.csv')
+        assert got.classes == ['Früchte'] and (got.y == 0).all()
+    make_folder(tmp_path/'c', [unicodedata.normalize(f, f'{c}/{f}.png')
+                               for f in ('NFC', 'NFD') for c in ('Früchte', 'Gemüse')])
+    assert image_folder(tmp_path/'c', 8).classes == ['Früchte', 'Gemüse']
+    assert not capsys.readouterr().err.count('name no image')
+
+
+def test_printable_names():
+    names = ['a.png', 'Ünï 图.png', 'a\tb', 'caf\udce9.png', 'a\nb', 'a\r\x85\u2028b']
+    want = names[:3] + ['caf\\udce9.png', 'a\\nb', 'a\\r\\x85\\u2028b']
+    assert [printable(n) for n in names] == want
+    text = ''.join(printable(n) + '\n' for n in names)
+    assert len(text.encode().decode().splitlines()) == len(names)
 
 
 def test_missing_labels(tmp_path):
@@ -430,6 +647,13 @@ def test_random_splits(seed):
     again = split_images(images, seed=seed)
     assert torch.equal(s.test, again.test) and torch.equal(s.valid, again.valid)
     assert not torch.equal(s.test, split_images(images, seed=seed + 1).test)
+
+
+def test_views_belong_to_the_data_and_not_to_its_name(tmp_path):
+    make_folder(tmp_path/'digits', [f'{c}/{i}.png' for c in 'ab' for i in range(5)])
+    own = own_images(tmp_path/'digits')
+    assert own.name == 'digits' and own.views == 'simclr'
+    assert digits().views == 'digits'
 
 
 def test_the_seed_names_the_split():
@@ -613,7 +837,7 @@ def test_fastai_that_can_not_be_used(folder):
     assert 'not normalised yet' in message(from_dls, dls)
     dls = block(y=MultiCategoryBlock, get_y=lambda f: ['a', parent_label(f)])
     dls = dls.dataloaders(folder, bs=16, num_workers=0)
-    assert 'one class an image' in message(from_dls, dls)
+    assert 'one class per image' in message(from_dls, dls)
 
 
 def test_torch_dataloaders():

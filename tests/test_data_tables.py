@@ -74,6 +74,7 @@ def test_one_label_has_one_name(values, name):
                                    '-', 'no', 'NAN-1', 'nano', 'True', '1_000'])
 def test_codes_and_words_stay_as_they_stand(label):
     assert clean_label(label) == label
+    assert clean_label('a' + chr(0xd800)) == 'a?'  # half a character: not writable
 
 
 def test_what_is_missing_is_no_class(tmp_path):
@@ -126,7 +127,8 @@ def test_where_no_reading_fits_the_line_is_named(tmp_path):
 def test_what_the_csv_module_writes_is_read_back(tmp_path, sep, suffix, end):
     rng, path = random.Random(0), tmp_path/f't.{suffix}'
     inside = ',' if sep == ',' else ' '  # tabs beside line ends: see the test above
-    signs = ['a', ' b', '"', '""', inside, '\n', 'ü', "'", '\u2028', '\x85', 'x' * 200_000]
+    signs = ['a', ' b', '"', '""', inside, '\n', 'ü', "'", '\u2028',
+             '\x85', 'x' * 200_000]
     for _ in range(40):
         rows = [['z' + ''.join(rng.choices(signs[:-1], k=rng.randint(0, 6))), 'l',
                  rng.choice(signs)] for _ in range(rng.randint(1, 30))]

@@ -2,6 +2,7 @@
 import gzip
 import json
 import random
+import unicodedata
 from collections import Counter
 
 import pandas as pd
@@ -116,7 +117,7 @@ def test_what_is_no_text_or_no_label_is_named(tmp_path, value, kind):
         own_texts(path)
     if kind in ('list', 'dict'):
         as_jsonl(path, rows_of(9, lambda i: value))
-        with pytest.raises(ReplearnError, match=f"'label' should hold .* not {kind}"):
+        with pytest.raises(ReplearnError, match=f"'label': .* not {kind}"):
             own_texts(path)
 
 
@@ -126,7 +127,7 @@ def test_bytes_lists_and_no_rows_in_parquet(tmp_path):
     with pytest.raises(ReplearnError, match="'text' should hold texts, not bytes"):
         own_texts(path)
     pd.DataFrame(dict(text=['a'] * 9, label=[[1, 2]] * 9)).to_parquet(path)
-    with pytest.raises(ReplearnError, match="'label' should hold a class a row"):
+    with pytest.raises(ReplearnError, match="column 'label': A label should be a word"):
         own_texts(path)
     for name in 'none.csv', 'none.jsonl':
         (tmp_path/name).write_text('text,label\n' * name.endswith('csv'))
@@ -341,11 +342,156 @@ def test_empty_and_long_texts_are_said(tok, capsys):
 def test_docstrings_are_read_in_the_same_order_without_a_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(text.pooch, 'os_cache', lambda name: tmp_path)
     found = [(f'word {i} of the module {i % 2}', f'm{i % 2}') for i in range(400)]
-    monkeypatch.setattr(text, 'read_docstrings', lambda: found)
+    times = []
+
+    def read():
+        times.append(1)
+        return found
+    monkeypatch.setattr(text, 'read_docstrings', read)
     a = text.docstrings()
-    monkeypatch.setattr(text, 'read_docstrings', lambda: 1 / 0)  # it is cached
     assert text.docstrings().hash == a.hash and a.texts.classes == ['m0', 'm1']
-    assert len(a.unlabelled) > len(a.train)  # pydoc's topics
+    assert len(a.unlabelled) > len(a.train) and len(times) == 1  # pydoc's topics
+    monkeypatch.setattr(text, 'MAX_CHARS', 50_000)  # other texts than before
+    text.docstrings()
+    assert len(times) == 2
+
+
+def test_another_library_has_another_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(text.sysconfig, 'get_paths', lambda: dict(stdlib=tmp_path))
+    hashes = []
+    for name in 'shelf.py', 'shelf.py', 'box.py':
+        (tmp_path/name).write_text('"Things put away so that they are found again"\n')
+        hashes.append(text._library_hash())
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def embedded(tok, items, **given):
+    "Names, texts as the encoder sees them, and what was skipped"
+    pre, skipped = TextPreprocessing(tok, 64), []
+    rows = [(n, tok.decode(r)) for names, x in pre.batches(
+        items, 2, skipped, **given) for n, r in zip(names, x.tolist(), strict=True)]
+    assert pre.count(items, **given) == len(rows) + len(skipped)
+    return dict(rows), [n for n, _ in skipped]
+
+
+def test_names_are_those_of_the_rows_and_files(tok, tmp_path, capsys):
+    "Whatever is left out before them"
+    texts = ['the cat', '', 'a mat', '  ', 'it ran', '\x07']
+    want = {'0': 'the cat', '2': 'a mat', '4': 'it ran'}
+    (tmp_path/'t.csv').write_text('id,text\n' + ''.join(f'x,{t}\n' for t in texts))
+    (tmp_path/'t.txt').write_text('\n'.join(texts) + '\n')
+    as_jsonl(tmp_path/'t.jsonl', [dict(text=t or None, n=1) for t in texts])
+    for name in 't.csv', 't.txt', 't.jsonl':
+        assert embedded(tok, tmp_path/name) == (want, ['1', '3', '5'])
+        assert read_texts(tmp_path/name).names == list(want)
+    assert '1 with control characters' in capsys.readouterr().err
+    assert embedded(tok, texts) == (want, ['1', '3', '5'])
+    for i, t in enumerate(texts):
+        (tmp_path/'d'/'ab'[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path/'d'/'ab'[i % 2]/f'{i}.TXT').write_text(t)
+    assert embedded(tok, tmp_path/'d') == (
+        {f'a/{i}.TXT': t for i, t in want.items()}, ['b/1.TXT', 'b/3.TXT', 'b/5.TXT'])
+
+
+def test_names_follow_the_texts_when_copies_go(tmp_path):
+    (tmp_path/'t.csv').write_text('text,label\na,\n,x\nb,y\na,x\nb,x\nc,x\n')
+    t = text.without_copies(read_texts(tmp_path/'t.csv'))
+    assert list(zip(t.texts, t.names, strict=True)) == [
+        ('b', '2'), ('a', '3'), ('c', '5')]
+
+
+def test_only_a_path_is_a_path(tok, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'mat').mkdir()
+    (tmp_path/'mat'/'t.txt').write_text('the cat')
+    assert embedded(tok, 'mat') == ({'0': 'mat'}, [])
+    assert embedded(tok, tmp_path/'mat') == ({'t.txt': 'the cat'}, [])
+
+
+def test_the_column_to_embed_is_named(tok, tmp_path):
+    path = tmp_path/'t.csv'
+    path.write_text('comment,label\nthe cat,x\na mat,y\n')
+    assert embedded(tok, path, text_col='Comment')[0] == {'0': 'the cat', '1': 'a mat'}
+    with pytest.raises(ReplearnError, match='no column text or .*columns are: comment'):
+        embedded(tok, path)
+    (tmp_path/'t.txt').write_text('a\n')
+    with pytest.raises(ReplearnError, match='has no columns, so none is called'):
+        embedded(tok, tmp_path/'t.txt', text_col='comment')
+
+
+def test_labels_have_one_rule(tmp_path, capsys):
+    nfd = unicodedata.normalize('NFD', 'Früchte')
+    labels = ['1', '1.0', '0', '0.0', 'nan', 'N/A', '', 'Früchte', nfd]
+    path = tmp_path/'t.csv'
+    path.write_text('text,label\n' + ''.join(
+        f'text {i},{o}\n' for i, o in enumerate(labels * 4)))
+    s = own_texts(path)
+    assert s.texts.classes == ['0', '1', 'Früchte']
+    assert s.texts.y.tolist()[:9] == [1, 1, 0, 0, -1, -1, -1, 2, 2]
+    assert 't.csv: 12 labels missing (N/A, nan)' in capsys.readouterr().err
+    for i in range(9):  # folders too: some file systems keep names in NFD
+        for c in 'Gemüse', nfd, 'Früchte', 'none':
+            (tmp_path/'d'/str(i)/c).mkdir(parents=True)
+            (tmp_path/'d'/str(i)/c/'t.txt').write_text(f'{c} {i} {c == nfd}')
+    t = read_texts(tmp_path/'d')
+    assert t.classes == ['Früchte', 'Gemüse']
+    assert t.counts == {'labels missing (none)': 9}
+
+
+def test_a_column_of_labels_with_another_name_is_asked_for(tmp_path, capsys):
+    path = tmp_path/'t.csv'
+    body = ''.join(f'text {i},{"ab"[i % 2]}\n' for i in range(30))
+    for name in 'label', 'Labels', 'sentiment', 'CATEGORY', 'class', 'topic', 'target':
+        path.write_text(f'review,{name}\n{body}')
+        assert own_texts(path).n_classes == 2
+    assert not capsys.readouterr().err
+    path.write_text(f'review,stars\n{body}')
+    assert own_texts(path).n_classes == 0
+    said = capsys.readouterr().err
+    assert 't.csv is read without labels' in said and '--label-col' in said
+    assert said.rstrip().endswith('review, stars') and said.count('\n') == 1
+    assert own_texts(path, label_col='stars', unlabelled=path).n_classes == 2
+    path.write_text(f'text\n{body}'.replace(',', ' '))
+    own_texts(path)
+    path.write_text(f'review,stars\n{body}')
+    text.listed(path)
+    assert 'without labels' not in capsys.readouterr().err
+
+
+def test_numbers_among_texts_are_texts(tmp_path):
+    values = ['a', 1.5, 7, None, '', True, ['b'], {'c': 1}, float('nan')]
+    path = as_jsonl(tmp_path/'t.jsonl', [dict(text=v) for v in values])
+    t = read_texts(path)
+    assert t.texts == ['a', '1.5', '7'] and t.names == ['0', '1', '2']
+    assert t.counts == {'neither text nor number, left out': 3, 'empty, left out': 3}
+    assert text.listed(path)[0] == ['a', '1.5', '7', '', '', '', '', '', '']
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_a_text_per_line_whatever_ends_it(tmp_path, end):
+    for last in '', end:
+        lines = end.join(map(str, range(2000))) + last
+        (tmp_path/'t.txt').write_bytes(lines.encode())
+        t = read_texts(tmp_path/'t.txt')
+        assert t.texts == list(map(str, range(2000))) and not t.counts
+
+
+def test_other_encodings_are_refused_in_files_and_folders(tmp_path):
+    (tmp_path/'a.txt').write_text('добрый день\n' * 9, encoding='koi8-r')
+    for path in tmp_path/'a.txt', tmp_path:
+        with pytest.raises(ReplearnError, match=r'not in UTF-8 \(9 of 9 lines\): save'):
+            read_texts(path)
+    (tmp_path/'a.txt').write_bytes('good\nday'.encode('utf-16-le'))
+    with pytest.raises(ReplearnError, match='perhaps in UTF-16 without a byte order'):
+        read_texts(tmp_path/'a.txt')
+
+
+def test_hidden_folders_hold_no_texts(tmp_path):
+    for folder in '.ipynb_checkpoints', 'a', 'b':
+        (tmp_path/folder).mkdir()
+        (tmp_path/folder/'t.txt').write_text(folder)
+        (tmp_path/folder/'._t.txt').write_text('of a Mac')
+    assert read_texts(tmp_path).texts == ['a', 'b']
 
 
 def test_decode_leaves_good_text_alone():
@@ -415,3 +561,59 @@ def test_a_model_that_writes_bytes_has_no_offsets():
     assert o.offsets('the cat')[0] == o.encode(['the cat'])[0]
     with pytest.raises(ReplearnError, match='writes unknown characters as bytes'):
         o.offsets('the 😀')
+
+
+def test_a_file_beside_the_folders_of_classes_has_none(tmp_path):
+    for name in 'README.txt', 'neg/0.txt', 'pos/0.txt':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(name)
+    t = read_texts(tmp_path)
+    assert t.classes == ['neg', 'pos'] and t.y.tolist() == [-1, 0, 1]
+
+
+def test_parts_are_no_classes(tmp_path):
+    for name in 'train/0.txt', 'train/1.txt', 'test/0.txt':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(name)
+    t = read_texts(tmp_path)
+    assert t.classes == [] and t.parts == ['test', 'train', 'train']
+
+
+AWKWARD = {
+    'quotes.csv': ('text,label\n"She said ""no"", twice",a\n5" disk,b\n'
+                   '"Title" in front,a\n"open,b\n"two\nlines",a\n', [
+        ('She said "no", twice', 'a'), ('5" disk', 'b'), ('"Title" in front', 'a'),
+        ('"open', 'b'), ('two lines', 'a')]),
+    'cr.tsv': ('text\tlabel\rfirst "x"\ta\r"second\tb\rthird\ta\r', [
+        ('first "x"', 'a'), ('"second', 'b'), ('third', 'a')]),
+    'marks.csv': ('\ufefftext,Label\nca\0fe\u0301,u\u0308\nb,\u00fc\nc,NA\n', [
+        ('café', 'ü'), ('b', 'ü'), ('c', None)]),
+    'ragged.csv': ('text,label,extra\na,x\nb\nc,y,z\n\n,,\n', [
+        ('a', 'x'), ('b', None), ('c', 'y')]),
+    'numbers.jsonl': ('{"text": 12, "label": 1.0}\r\n{"text": "b", "label": "1"}\r\n'
+                      '\r\n{"text": 2.5}\n{"label": 2}\n{"text": "c", "label": 2}', [
+        ('12', '1'), ('b', '1'), ('2.5', None), ('c', '2')]),
+    'long.txt': ('x' * 300_000 + '\nshort\n' + 'y' * 100_000, [
+        ('x' * 100_000, None), ('short', None), ('y' * 100_000, None)]),
+    'empty.txt': ('\n\n a \n\r\n\r\nb\n\t\n', [('a', None), ('b', None)]),
+    'blanks.csv': ('text, label\na, x\n"b, c", x \nd,\u00a0x\ne, 1\nf,1.0\n', [
+        ('a', 'x'), ('b, c', 'x'), ('d', 'x'), ('e', '1'), ('f', '1')]),
+    'open.tsv': ('text\tlabel\n"all\ta\n"quoted"\tb\n"x ""y"" z"\tc\n"last\td', [
+        ('"all', 'a'), ('quoted', 'b'), ('x "y" z', 'c'), ('"last', 'd')]),
+    'html.csv': ('text,label\n"<a href=""x"">y</a>, z",p\n'
+                  '"one\r\ntwo, ""q""\r\n\r\nfour",n\n',
+        [('<a href="x">y</a>, z', 'p'), ('one two, "q" four', 'n')]),
+    'backslash.csv': ('text,label\n"He said \\"hi\\" to me",p\n"fine, ok",n\n', [
+        ('"He said \\"hi\\" to me"', 'p'), ('fine, ok', 'n')])}
+
+
+@pytest.mark.parametrize('name', AWKWARD)
+@pytest.mark.parametrize('form', ['utf-8', 'utf-16'])
+def test_awkward_files_are_read_as_they_stand(tmp_path, name, form):
+    content, want = AWKWARD[name]
+    if form == 'utf-16':
+        content = content.removeprefix('\ufeff')  # it writes its own
+    (tmp_path/name).write_bytes(content.encode(form))
+    t = read_texts(tmp_path/name)
+    labels = [t.classes[i] if i >= 0 else None for i in t.y.tolist()]
+    assert list(zip(t.texts, labels, strict=True)) == want

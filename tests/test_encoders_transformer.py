@@ -9,6 +9,8 @@ from replearn_nb.encoders.transformer import (
     cramming,
     from_hf,
     positions,
+    rotary,
+    rotate,
     to_hf,
 )
 
@@ -161,3 +163,29 @@ def test_weights_begin_as_berts_do_and_larger_where_it_is_narrower(make, width):
         assert w.std().item() == pytest.approx(of_a_cut_normal, rel=.03)
     assert all((p == 0).all() for n, p in m.named_parameters()
                if n.endswith('bias') and 'norm' not in n)
+
+
+@pytest.mark.parametrize('make', [bert, cramming])
+@pytest.mark.parametrize('changes,says', [
+    (dict(width=130, heads=4), "4 heads can't share a width of 130 evenly"),
+    (dict(heads=0), 'heads is 1 or more, not 0'),
+    (dict(width=-8), 'width is 1 or more, not -8'),
+    (dict(depth=0), 'depth is 1 or more, not 0'),
+    (dict(hidden=0), 'hidden is 1 or more, not 0'),
+    (dict(max_len=0), 'max_len is 1 or more, not 0'),
+    (dict(dropout=1.), 'dropout is 0 or more and below 1, not 1'),
+    (dict(dropout=-.1), 'dropout is 0 or more'),
+    (dict(pad=99), 'pad is a token, 0 to 98, not 99'),
+    (dict(pad=-1), 'pad is a token')])
+def test_sizes_that_no_network_has_are_refused(make, changes, says):
+    with pytest.raises(ReplearnError, match=says):
+        make(99, **changes)
+
+
+def test_rotary_positions_need_even_heads():
+    "An odd head would be rotated into one that is wider by a number"
+    with pytest.raises(ReplearnError, match='a head of width 3 has an odd number'):
+        cramming(99, width=6, heads=2)
+    assert bert(99, width=6, heads=2).num_features == 6
+    x = torch.rand(1, 2, 5, 6)
+    assert rotate(x, *rotary(torch.arange(5)[None], 6)).shape == x.shape

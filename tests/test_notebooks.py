@@ -149,7 +149,7 @@ def test_chapter(name):
         assert c['cell_type'] == 'code' and c['outputs']
         assert 'eval: false' not in ''.join(c['source'])
     ran = nb['metadata']['executed']['seconds']
-    assert ran <= 150 and ran / 60 / 2 < chapter.minutes < ran / 60 * 2
+    assert ran <= 300 and ran / 60 / 2 < chapter.minutes < ran / 60 * 2
 
 
 def test_readme_matches(monkeypatch):
@@ -168,7 +168,7 @@ def readme_examples():
 def test_readme_example_runs(tmp_path, monkeypatch):
     "The ten lines, as they stand, after a pre-training of two epochs"
     monkeypatch.chdir(tmp_path)
-    for k, v in dict(epochs=2, draws=1, trained_draws=0, budgets=(1,)).items():
+    for k, v in dict(epochs=2, draws=1, steps=2, scratch_steps=2, budgets=(1,)).items():
         monkeypatch.setitem(simclr.PRESETS['quick'], k, v)
     first = readme_examples()[0]
     *lines, last = first.strip().splitlines()
@@ -182,12 +182,11 @@ def test_readme_example_for_vectors_runs():
     "The other example, with the vectors and labels that it presupposes"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        y, y_valid, y_test = (torch.arange(n) % 2 for n in (120, 40, 60))
+        y, y_test = torch.arange(120) % 2, torch.arange(60) % 2
         tfidf, vectors = (tuple(
             torch.randn(len(t), 5) + torch.outer(t * gap, torch.ones(5))
-            for t in (y, y_valid, y_test)) for gap in (.5, 2.))
-    names = dict(y=y, y_valid=y_valid, y_test=y_test, tfidf=tfidf, vectors=vectors,
-                 n_classes=2)
+            for t in (y, y_test)) for gap in (.5, 2.))
+    names = dict(y=y, y_test=y_test, tfidf=tfidf, vectors=vectors, n_classes=2)
     exec(readme_examples()[1], names)
     matplotlib.pyplot.close('all')
     mean = names['df'].groupby('method').score.mean()

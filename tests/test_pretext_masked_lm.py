@@ -1,6 +1,5 @@
 "Masked language modelling: mask statistics, its loss beside the peer's, its run"
 import math
-import random
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from processes import check_kills, check_ranks
 from replearn_nb.core import ReplearnError, local_seed, tensor_dls
 from replearn_nb.data.text import (
     TextPreprocessing,
-    Tokenizer,
     make_texts,
     split_texts,
     train_sentencepieces,
@@ -21,17 +19,11 @@ from replearn_nb.pretext.masked_lm import (
     IGNORE,
     BertAdamW,
     MaskedLM,
-    PairLM,
-    choose,
-    corrupt,
+    choose_masked,
     fill_in,
+    mask_tokens,
     masked_lm_learner,
     masked_loss,
-    next_accuracy,
-    pair_bits,
-    pair_loss,
-    pair_up,
-    swap_seconds,
     unigram_bits,
 )
 from replearn_nb.representation import Representation
@@ -47,8 +39,8 @@ def test_mask_statistics(rate):
         ids = torch.randint(0, 500, (64, 50))
         ids[:8, 7:] = 0  # rows that are mostly padding
         for _ in range(100):
-            where, real = choose(ids, SPECIAL, rate)
-            seen, target = corrupt(ids, where, real, 4, ORDINARY)
+            where, real = choose_masked(ids, SPECIAL, rate)
+            seen, target = mask_tokens(ids, where, real, 4, ORDINARY)
             old, now = ids.gather(1, where)[real], seen.gather(1, where)[real]
             assert torch.equal(target[real], old) and (target[~real] == IGNORE).all()
             assert not torch.isin(old, SPECIAL).any()
@@ -72,7 +64,7 @@ def test_every_token_of_a_row_is_drawn_as_often_as_the_next():
     ids, hits = torch.full((4000, 20), 9), torch.zeros(20)
     ids[:, 0] = 2
     with local_seed(1):
-        where, real = choose(ids, SPECIAL)
+        where, real = choose_masked(ids, SPECIAL)
     hits.scatter_add_(0, where[real], torch.ones(int(real.sum())))
     assert hits[0] == 0
     assert (hits[1:] - 600).abs().max() < 5 * math.sqrt(600 * .85)
@@ -100,8 +92,8 @@ def test_loss_equals_the_peers():
     with local_seed(0):
         model = MaskedLM(bert(60, 2, 32, 2, max_len=20)).eval()
         ids = torch.randint(5, 60, (4, 20))
-    where, real = choose(ids, SPECIAL, .3)
-    seen, target = corrupt(ids, where, real, 4, torch.arange(5, 60))
+    where, real = choose_masked(ids, SPECIAL, .3)
+    seen, target = mask_tokens(ids, where, real, 4, torch.arange(5, 60))
     labels = torch.full_like(ids, IGNORE).scatter(1, where, target)
     peer = to_hf(model.encoder, model.head).eval()
     with torch.no_grad():
@@ -199,122 +191,3 @@ def test_a_killed_run_ends_as_if_it_had_never_stopped(tmp_path):
 def test_two_processes_equal_one(tmp_path):
     "The same loss and gradients, though the ranks have unequal numbers of masks"
     check_ranks('masked_lm_ranks.py', tmp_path)
-
-
-class Numbered(Tokenizer):
-    "500 tokens, of which the first five are special"
-    pad, unk, cls, sep, mask = range(5)
-    vocab_size, kind, file, data = 500, 'numbers', 'none', b''
-
-
-def numbered_texts(n, seed=0):
-    rng = random.Random(seed)
-    return [[rng.randint(5, 499) for _ in range(rng.randint(0, 60))] for _ in range(n)]
-
-
-@pytest.mark.parametrize('max_len', [6, 8, 21, 64])
-def test_pairs_hold_all_of_a_text_and_each_half_fits(max_len):
-    tok, texts = Numbered(), numbered_texts(60)
-    ids, half = pair_up(texts, max_len, tok)
-    assert ids.shape == half.shape == (len(ids), max_len)
-    left = {i: [] for i in range(len(texts))}
-    for row, h in zip(ids.tolist(), half.tolist(), strict=True):
-        a, b = ([t for t, o in zip(row, h, strict=True) if o and o % 2 == k]
-                for k in (1, 0))
-        assert a[0] == tok.cls and a[-1] == b[-1] == tok.sep
-        assert 3 <= len(a) <= max_len // 2 and len(b) >= 2
-        assert row == a + b + [tok.pad] * (max_len - len(a) - len(b))
-        left[(h[0] - 1) // 2] += a[1:-1] + b[:-1]
-    for i, text in enumerate(texts):
-        most = max_len - 3
-        assert left[i] == text[:len(text) - (len(text) % most == 1)]
-
-
-def test_half_of_the_rows_get_the_second_half_of_another_text():
-    tok = Numbered()
-    ids, half = pair_up(numbered_texts(200), 32, tok)
-    seconds = {}  # of each text
-    for row, h in zip(ids.tolist(), half.tolist(), strict=True):
-        b = tuple(t for t, o in zip(row, h, strict=True) if o and o % 2 == 0)
-        seconds.setdefault((h[0] - 1) // 2, set()).add(b)
-    n = same = 0
-    with local_seed(0):
-        for _ in range(30):
-            new, segment, follows = swap_seconds(ids, half, tok.pad)
-            assert ((segment < 0) == (new == tok.pad)).all()
-            for i in range(0, len(ids), 7):
-                s = segment[i].tolist()
-                a = [t for t, o in zip(new[i].tolist(), s, strict=True) if o == 0]
-                b = tuple(t for t, o in zip(new[i].tolist(), s, strict=True) if o == 1)
-                assert s == sorted(s, key=lambda o: o % 3)  # 0, then 1, then -1
-                assert a == [t for t, o in zip(ids[i].tolist(), half[i].tolist(),
-                                               strict=True) if o % 2]
-                text = int(half[i, 0] - 1) // 2
-                assert (b in seconds[text]) == bool(follows[i])
-            n, same = n + len(ids), same + int(follows.sum())
-    # a partner of the same text is kept, and then it is the next one
-    assert abs(same / n - .5) < 4 * math.sqrt(.25 / n) + .01
-
-
-def test_alone_in_a_batch_it_keeps_its_own():
-    ids, half = pair_up([[9, 8, 7]], 8, Numbered())
-    for _ in range(9):
-        new, segment, follows = swap_seconds(ids, half, 0)
-        assert torch.equal(new, ids) and follows.tolist() == [1]
-
-
-def pair_learner(texts, **kwargs):
-    pairs = pair_up(texts, 16, Numbered())
-    dls = tensor_dls(pairs, pairs, bs=32, device='cpu')
-    with local_seed(0):
-        encoder = cramming(500, 2, 32, 2, max_len=16)
-    return masked_lm_learner(dls, encoder, Numbered(), progress=False,
-                             next_sentence=True, **kwargs)
-
-
-def test_it_can_learn_what_follows():
-    "One batch by heart: the answer's gradient reaches the encoder"
-    tok = Numbered()
-    with local_seed(0):
-        model = PairLM(cramming(500, 1, 32, 2, max_len=16))
-        ids, segment, follows = swap_seconds(*pair_up(numbered_texts(16), 16, tok), 0)
-        where, real = choose(ids, SPECIAL)
-    seen, target = corrupt(ids.long(), where, real, 4, ORDINARY)
-    opt = BertAdamW(model.parameters(), lr=5e-3)
-    for _ in range(60):
-        pred = model(seen, (segment >= 0).long(), where, segment.clamp(min=0))
-        opt.zero_grad()
-        pair_loss(pred, target, follows).backward()
-        opt.step()
-    assert 4 < follows.sum() < len(ids) - 4
-    assert next_accuracy(pred, target, follows) > .95
-    assert pair_bits(pred, target, follows) < 5  # of 9
-
-
-def test_a_learner_of_pairs():
-    learn = pair_learner(numbered_texts(64), precision='bf16')
-    pretrain(learn, 1, 1e-3)
-    bits, right = learn.recorder.values[-1][-2:]
-    assert math.isfinite(bits) and 0 <= right <= 1
-
-
-def test_the_loss_of_a_pair_is_the_sum():
-    with local_seed(0):
-        logits, two = torch.randn(2, 3, 7), torch.randn(2, 2)
-    target, follows = torch.tensor([[1, IGNORE, 2], [3, 4, IGNORE]]), torch.arange(2)
-    logp, logq = logits.log_softmax(-1), two.log_softmax(-1)
-    want = -(logp[0, 0, 1] + logp[0, 2, 2] + logp[1, 0, 3] + logp[1, 1, 4]) / 4
-    assert float(pair_bits((logits, two), target, follows)) == pytest.approx(
-        float(want) / math.log(2), rel=1e-5)
-    want = want - (logq[0, 0] + logq[1, 1]) / 2
-    assert float(pair_loss((logits, two), target, follows)) == pytest.approx(
-        float(want), rel=1e-5)
-
-
-def test_pairs_are_asked_for():
-    ids = torch.full((8, 16), 6).int(), torch.ones(8, 16).short()
-    dls = tensor_dls(ids, ids, 4, 'cpu')
-    with local_seed(0):
-        encoder = bert(500, 1, 32, 2, max_len=16)
-    with pytest.raises(ReplearnError, match='wants rows of two halves'):
-        masked_lm_learner(dls, encoder, Numbered(), next_sentence=True)

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from replearn_nb.core import ReplearnError
+from replearn_nb.recipes import labels
 from replearn_nb.recipes.book import BOOK
 from replearn_nb.recipes.labels import (
     ALL_DOGS,
@@ -18,12 +19,15 @@ from replearn_nb.recipes.labels import (
     LINE,
     LINE_ON_SQUARES,
     NETWORK,
+    PRESETS,
     TERRIERS,
     apply_models,
     best_accuracy,
     crossing,
+    crossing_in_words,
     fit_models,
     init_models,
+    new_animals,
     one_thread,
     run,
     score_study,
@@ -38,7 +42,7 @@ def animals(world, n, seed=0):
 
 
 @pytest.mark.parametrize('world', [TERRIERS, ALL_DOGS], ids=lambda w: w.name)
-def test_animals_are_as_declared(world):
+def new_animals_are_as_declared(world):
     x, y = animals(world, 200_000)
     assert (y == torch.arange(len(y)) % 2).all()
     for label, kind in enumerate([world.cat, world.dog]):
@@ -87,7 +91,7 @@ def test_students_learn_from_their_own_animals_only():
 
     def fit(x, y):
         g = torch.Generator().manual_seed(0)
-        return fit_models(x, y, seen, (2, 4, 1), .01, g, steps=20)
+        return fit_models(x, y, seen, (2, 4, 1), .01, .1, g, steps=20)
 
     first, x2, y2 = fit(x, y), x.clone(), y.clone()
     x2[0, 10:], y2[0, 10:] = 99, 0
@@ -100,19 +104,27 @@ def test_students_learn_from_their_own_animals_only():
 
 
 @pytest.mark.parametrize('method', [LINE, LINE_ON_SQUARES], ids=['line', 'on squares'])
-def test_a_line_is_logistic_regression(method):
-    x, y = animals(ALL_DOGS, 3000)
-    inputs = method['features'](x)
+@pytest.mark.parametrize('n', [20, 3000])
+def test_a_line_is_regularised_logistic_regression(method, n):
+    "As scikit-learn's with C = 1/penalty: the penalty is shared by the n animals"
+    x, y = animals(ALL_DOGS, n)
+    inputs, penalty = method['features'](x), method['penalty']
     with one_thread():
         layers = fit_models(inputs.expand(3, -1, -1), y.expand(3, -1),
-                            torch.tensor([3000] * 3), method['widths'], method['lr'],
-                            torch.Generator().manual_seed(0))
-    exact = LogisticRegression(C=1e6, max_iter=5000).fit(inputs, y)
-    least = F.binary_cross_entropy_with_logits(
-        torch.tensor(exact.decision_function(inputs)), y.double())
-    for logits in apply_models(layers, inputs.expand(3, -1, -1)):
-        loss = F.binary_cross_entropy_with_logits(logits, y.float())
-        assert least - 1e-4 < loss < least + .02
+                            torch.tensor([n] * 3), method['widths'], method['lr'],
+                            penalty, torch.Generator().manual_seed(0))
+
+    def cost(logits, weight):
+        logits, weight = torch.tensor(logits).double(), torch.tensor(weight).double()
+        loss = F.binary_cross_entropy_with_logits(logits, y.double())
+        return (loss + penalty / 2 * weight.square().sum() / n).item()
+
+    exact = LogisticRegression(C=1 / penalty, max_iter=5000).fit(inputs, y)
+    least = cost(exact.decision_function(inputs), exact.coef_)
+    for k, logits in enumerate(apply_models(layers, inputs.expand(3, -1, -1))):
+        assert least - 1e-4 < cost(logits.tolist(), layers[0][k].tolist()) < least + .02
+    free = LogisticRegression(C=1e6, max_iter=5000).fit(inputs, y)
+    assert layers[0][0].norm() < (.7 if n == 20 else 1.1) * np.linalg.norm(free.coef_)
 
 
 def test_squares():
@@ -129,40 +141,76 @@ def test_threads_are_given_back():
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_no_study_trains_on_new_animals(seed):
+    "Whatever its seed: also that from which the test animals are drawn"
+    s = study(ALL_DOGS, {}, sizes=(10_000,), seeds=3, seed=seed)
+    test, _ = new_animals(ALL_DOGS)
+    trained = set(map(tuple, s.x.flatten(0, 1).tolist()))
+    assert len(trained) == 30_000 and not trained & set(map(tuple, test.tolist()))
+
+
 def test_a_study_is_seeded_and_paired():
     methods = dict(line=LINE, network=NETWORK | dict(widths=(2, 8, 1)))
     small = dict(sizes=(10, 40), seeds=3)
-    a, b = (score_study(study(TERRIERS, methods, **small), 500) for _ in range(2))
+    first, again = (study(TERRIERS, methods, **small) for _ in range(2))
+    a, b = (score_study(s, 500) for s in (first, again))
     assert a.equals(b) and len(a) == 2 * 2 * 3
-    other = score_study(study(TERRIERS, methods, **small, seed=1), 500)
-    assert not a.equals(other)
+    other = study(TERRIERS, methods, **small, seed=1)
+    assert not a.equals(score_study(other, 500))
     assert a.score.min() > .5
+    alone = study(TERRIERS, dict(network=NETWORK), **small)
+    assert torch.equal(first.x, alone.x) and torch.equal(first.y, alone.y)
 
 
-def curves(seeds=1, **scores):
+def curves(seeds=5, **scores):
     return pd.DataFrame([(m, b, s, y) for m, ys in scores.items() for s in range(seeds)
                          for b, y in zip([1, 4, 16], ys, strict=True)],
                         columns=['method', 'budget', 'seed', 'score'])
 
 
-@pytest.mark.parametrize('network, labels', [
-    ([.3, .5, .8], 8), ([.9, .5, .8], 8), ([.9, .9, .9], 1), ([.1, .1, .1], np.inf),
-    ([.9, .9, .6], np.inf)])
-def test_crossing_by_hand(network, labels):
-    found = crossing(curves(line=[.5, .6, .7], network=network), margin=0)
-    assert found == pytest.approx((labels,) * 3)
+@pytest.mark.parametrize('network, labels, words', [
+    ([.3, .5, .8], 8, '8.0'), ([.9, .5, .8], 8, '8.0'), ([.9, .9, .9], 0, 'at most 1'),
+    ([.1, .1, .1], np.inf, 'more than 16'), ([.9, .9, .6], np.inf, 'more than 16')])
+def test_crossing_by_hand(network, labels, words):
+    df = curves(line=[.5, .6, .7], network=network)
+    assert crossing(df, margin=0) == pytest.approx((labels,) * 3)
+    assert crossing_in_words(df, margin=0) == words
+    few = crossing(df[df.seed < 4], margin=0)  # too few for an interval
+    assert few[0] == pytest.approx(labels) and np.isnan(few[1:]).all()
 
 
 def test_crossing_compares_the_same_draws():
-    df = curves(5, line=[.5, .6, .7], network=[.3, .5, .8])
-    luck = np.random.default_rng(0).normal(0, .2, 5)
+    df = curves(7, line=[.5, .6, .7], network=[.3, .5, .8])
+    luck = np.random.default_rng(0).normal(0, .2, 7)
     df['score'] += luck[df.seed]  # the same for both
-    fewer = df[~((df.method == 'network') & (df.seed > 2))]
+    fewer = df[~((df.method == 'network') & (df.seed > 4))]
     for scores in df, fewer:
         assert crossing(scores, margin=0) == pytest.approx((8, 8, 8))
 
 
-SMALL = dict(seeds=2, draws=2, network_draws=1, width=4, steps=4, budgets=(1, 2, 500))
+@pytest.mark.parametrize('draws', sorted({
+    p[k] for p in PRESETS.values() for k in ('seeds', 'network_draws')} | {5}))
+def test_the_interval_of_a_crossing_covers_it(draws):
+    """At the numbers of draws that the presets use
+
+    Draws are nested: the luck of a draw at one budget goes on to the next."""
+    rng, budgets, inside = np.random.default_rng(draws), 2 ** np.arange(7), 0
+    lead = .05 * (np.log2(budgets) - 3.3)  # crosses 0 at 2**3.3
+    for _ in range(400):
+        luck = rng.normal(0, .04 / budgets**.25, (draws, 7))
+        for k in range(1, 7):
+            luck[:, k] += .5 * luck[:, k - 1]
+        df = pd.DataFrame([(m, b, s, (lead[k] + luck[s, k]) * (m == 'network'))
+                           for m in ('line', 'network') for s in range(draws)
+                           for k, b in enumerate(budgets)],
+                          columns=['method', 'budget', 'seed', 'score'])
+        _, low, high = crossing(df, margin=0)
+        inside += low < 2**3.3 < high
+    assert .9 <= inside / 400 < .99
+
+
+SMALL = dict(seeds=5, draws=2, network_draws=1, width=4, steps=4, budgets=(1, 2, 500))
 
 
 def test_the_recipe_writes_its_report(tmp_path):
@@ -174,7 +222,11 @@ def test_the_recipe_writes_its_report(tmp_path):
     assert table.groupby(['method', 'budget']).size().to_dict() == {
         ('raw+linear', 1): 2, ('raw+linear', 2): 2,
         ('scratch', 1): 1, ('scratch', 2): 1}
-    assert 1 < report.headline['crossing_all_dogs'] < 2000
+    assert set(report.headline) == {
+        'crossing_terriers', 'crossing_terriers_regularised', 'crossing_all_dogs',
+        'crossing_all_dogs_regularised', 'crossing_images_per_class'}
+    assert ' to ' in report.headline['crossing_terriers']
+    assert ' to ' not in report.headline['crossing_images_per_class']  # one draw
     assert 'NaN' not in (tmp_path/'report.json').read_text()
     assert json.loads((tmp_path/'report.json').read_text())['seconds']['pretrain'] == 0
 
@@ -193,3 +245,10 @@ def test_wrong_settings_end_before_anything_is_made(tmp_path, wrong, message):
 def test_the_book_names_this_chapter():
     chapter = next(c for c in BOOK if c.name == 'labels')
     assert chapter.title == 'Why labels are the bottleneck'
+
+
+def test_an_interrupted_run_says_that_nothing_was_kept(tmp_path, stop_at):
+    stop_at(labels, 'image_scores', 1)
+    with pytest.raises(KeyboardInterrupt, match='before anything was kept'):
+        run(out=tmp_path/'out', device='cpu', **SMALL | dict(seeds=1))
+    assert not list(tmp_path.iterdir())

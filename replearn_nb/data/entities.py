@@ -23,9 +23,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..core import ReplearnError, one_sentence
+from ..core import ReplearnError
 from .sources import fetch
-from .text import clean, decode
+from .tables import nfc, read_files
+from .text import clean
 
 # %% ../../nbs/data/entities.ipynb #0183aa2d
 def bio(
@@ -76,17 +77,16 @@ def read_conll(
 ) -> tuple[list[list[str]], list[list[str]]]:  # words and labels of each sentence
     "Sentences of labelled words; a `ReplearnError` names the line that is wrong"
     path, counts = Path(path), Counter() if counts is None else counts
-    with one_sentence(f'read {path}'):
-        lines = decode(path.read_bytes(), counts).split('\n')
+    [text] = read_files([path], path, counts)
     words, tags = [[]], [[]]
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(text.split('\n'), 1):
         cells = _cells(line)
         if not line.strip() or line.startswith('-DOCSTART-'):
             words.append([])
             tags.append([])
         elif not words[-1] and _is_comment(line):
             counts['comments, left out'] += 1
-        elif len(cells) < 2 or not (tag := cells[-1].strip()):
+        elif len(cells) < 2 or not (tag := nfc(cells[-1]).strip()):
             raise ReplearnError(f'{path}, line {i}: there should be a word and its '
                                 f'label, with a tab or space between, not {line!r}')
         elif not (word := clean(cells[0], counts)):

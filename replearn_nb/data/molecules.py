@@ -75,7 +75,7 @@ DIRECTIONS = {'ENDUPRIGHT': 1, 'ENDDOWNRIGHT': 2}
 def parse(
     smiles: str,  # one molecule; what follows a blank is a name or a remark
 ):  # RDKit's molecule
-    "Read a SMILES without its atoms' map numbers; a `ReplearnError` says why it is none"
+    "Read a SMILES without map numbers; a `ReplearnError` says why it is none"
     Chem = rdkit()
     words = smiles.split(maxsplit=1) if isinstance(smiles, str) else []
     if not words:
@@ -108,17 +108,18 @@ def _features(smiles: Sequence[str]) -> tuple:
         except ReplearnError as e:
             bad.append((i, str(e)))
             continue
-        chiral, directed = '@' in s, '/' in s or '\\' in s  # RDKit's names are slow
-        for a in mol.GetAtoms():
+        m = mol.GetNumBonds()  # RDKit's own iterators, and its names, take long
+        chiral, directed = '@' in s, '/' in s or '\\' in s
+        for a in map(mol.GetAtomWithIdx, range(n)):
             z = a.GetAtomicNum()
             atoms += (z - 1 if z else ANY_ATOM,
                       chirality[a.GetChiralTag()] if chiral else 0)
-        for b in mol.GetBonds():
+        for b in map(mol.GetBondWithIdx, range(m)):
             bonds += (b.GetBeginAtomIdx(), b.GetEndAtomIdx(),
                       order.get(b.GetBondTypeAsDouble(), 0),
                       direction[b.GetBondDir()] if directed else 0)
         n_atoms.append(n)
-        n_bonds.append(mol.GetNumBonds())
+        n_bonds.append(m)
     return (np.array(n_atoms, np.int32), np.array(n_bonds, np.int32),
             np.array(atoms, np.uint8).reshape(-1, 2),
             np.array(bonds, np.int32).reshape(-1, 4), bad)
@@ -875,7 +876,7 @@ def is_table(path: str | Path) -> bool:
     "Whether a file is a table, by its name"
     return str(path).lower().removesuffix('.gz').endswith(TABLES)
 
-
+# %% ../../nbs/data/molecules.ipynb #9f24d1e6
 @patch
 def count(self: MoleculePreprocessing, items) -> int:
     "How many molecules there are, readable or not"

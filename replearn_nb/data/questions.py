@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ReplearnError, one_sentence
+from ..core import ReplearnError
 from .entities import invented_name
 from .sources import fetch
-from .text import decode
+from .tables import read_files
 
 # %% ../../nbs/data/questions.ipynb #972b4e79
 @dataclass(frozen=True)
@@ -102,11 +102,10 @@ def read_squad(
 ) -> list[Question]:
     "The questions of a file; a `ReplearnError` says what is wrong with it"
     path, counts = Path(path), Counter() if counts is None else counts
-    with one_sentence(f'read {path}'):
-        data = path.read_bytes()
+    [text] = read_files([path], path, counts)
     found, where = [], ''
     try:
-        for i, article in enumerate(_get(json.loads(decode(data)), 'data', list)):
+        for i, article in enumerate(_get(json.loads(text), 'data', list)):
             where = f', article {i}'
             found += _read_article(article, where[2:], counts)
     except (ValueError, RecursionError) as e:

@@ -211,7 +211,7 @@ def clean_label(
         return None
     if isinstance(value, float | np.floating):
         return np.format_float_positional(value or 0., trim='-')  # no -0
-    name = nfc(value).strip()
+    name = nfc(value).encode(errors='replace').decode().strip()  # no lone surrogates
     if name.lower() in MISSING:
         return None
     if re.fullmatch(r'-?(0|[1-9][0-9]*)\.[0-9]+', name):

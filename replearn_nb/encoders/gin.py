@@ -30,7 +30,7 @@ class Neighbours:
         self.source = torch.cat([edge_index[0], loops])[order]
         self.first = torch.searchsorted(self.to, loops)
         attr = torch.cat([edge_attr, loop_attr])[order]
-        self.bonds = self.count(attr, 6, 9)  # of each of 6 types, of each of 3 directions
+        self.bonds = self.count(attr, 6, 9)  # of 6 types, and of 3 directions
 
     def sum(
         self,

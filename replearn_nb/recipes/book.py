@@ -25,13 +25,14 @@ class Chapter:
 BOOK = [
     Chapter(
         'labels', 'Why labels are the bottleneck',
-        'A line and a large network learn from 10 to 10,000 labels, and one overtakes '
-        'the other.',
-        minutes=1, full='Fashion-MNIST, up to 2,000 labels a class; not timed yet'),
+        'A line and a small network learn from 10 to 10,000 labels: what a network '
+        'needs labels for, and what regularisation and good coordinates save.',
+        minutes=1.5, full='Fashion-MNIST, up to 2,000 labels per class; not timed yet'),
     Chapter(
         'simclr', 'SimCLR: learning from views',
-        'A representation of images that nobody labelled, and the labels it saves.',
-        minutes=2.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
+        'A representation of images that nobody labelled, and the labels it saves '
+        'beside the best that does without.',
+        minutes=4, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
     Chapter(
@@ -43,8 +44,8 @@ BOOK = [
     Chapter(
         'scaling', 'Scaling: what size, data and time buy',
         'The same network in several sizes, on several amounts of text, for several '
-        'lengths of time.',
-        minutes=3, full='six sizes up to 768 wide on the reviews of IMDB; not timed '
+        'lengths of time, and why no law comes of it at this size.',
+        minutes=2.5, full='six sizes up to 768 wide on the reviews of IMDB; not timed '
         'yet',
         needs=('bert',), paper='https://arxiv.org/abs/2001.08361'),
     Chapter(

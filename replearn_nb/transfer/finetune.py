@@ -71,8 +71,7 @@ class RepeatingDL(TensorDL):
     def get_idxs(self):
         n, need = len(self.dataset), self.batches * self.bs
         rounds = [super(RepeatingDL, self).get_idxs() for _ in range(-(-need // n))]
-        self.idxs = torch.cat(rounds)[:need]
-        return self.idxs
+        return torch.cat(rounds)[:need]
 
     def __len__(self):
         return self.batches

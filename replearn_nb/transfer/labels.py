@@ -57,8 +57,8 @@ def draw_per_class(
         rows = rng.permutation(np.flatnonzero(y == c))
         if len(rows) < budget:
             raise ReplearnError(
-                f'A budget of {budget} labels per class needs as many training examples, '
-                f'but class {c} has {len(rows)}')
+                f'A budget of {budget} labels per class needs as many training '
+                f'examples, but class {c} has {len(rows)}')
         drawn.append(rows[:budget])
     return np.stack(drawn, 1).ravel()
 
@@ -148,8 +148,8 @@ def label_efficiency(
                 write_scores(done.values(), file)
             if progress:
                 bar.update(score=done[key]['score'])
-    df = pd.DataFrame([[done[key][c] for c in COLUMNS] for key in plan], columns=COLUMNS)
-    return df.assign(pretraining=pretraining)
+    rows = [[done[key][c] for c in COLUMNS] for key in plan]
+    return pd.DataFrame(rows, columns=COLUMNS).assign(pretraining=pretraining)
 
 # %% ../../nbs/transfer/labels.ipynb #fbe52bad
 def _score(task: LabelTask, prediction, who: str) -> float:
@@ -226,7 +226,7 @@ def labels_needed(
     budgets: np.ndarray,  # (k,) labels per class, rising
     scores: np.ndarray,  # (..., k) mean scores at these budgets
     target: np.ndarray,  # (...) the score to reach
-) -> np.ndarray:  # (...) labels per class; 0: at most the first budget; inf: beyond the last
+) -> np.ndarray:  # (...) labels; 0: at most the first budget; inf: beyond the last
     "Where a learning curve first reaches `target`, linear in log2(labels)"
     x, target = np.log2(budgets), np.asarray(target, float)
     y = np.maximum.accumulate(np.asarray(scores, float), -1)
@@ -264,7 +264,7 @@ def labels_saved(
     df: pd.DataFrame,  # method, budget, seed, score, perhaps pretraining
     method: str | None = None,  # one method; None: all that are pre-trained
 ) -> pd.DataFrame:  # a row for each method and budget
-    """Labels per class that the best method without pre-training needs for the same score
+    """Labels per class that the best method without pre-training needs for a score
 
     Columns: `score` the method's mean at `budget`; `baseline` which method needs the
     fewest; `needed` how many, `low` to `high` its 95% interval over draws of labels and
@@ -272,8 +272,8 @@ def labels_saved(
     `least`, `most` the budgets between which it was sought. 0 says at most `least`, inf
     more than `most`."""
     df = _with_pretraining(df)[df.budget > 0]  # 0: all labels, which has no ratio
-    curves = {m: d.pivot(index=['seed', 'pretraining'], columns='budget', values='score')
-              for m, d in df.groupby('method', sort=False)}
+    curves = {m: d.pivot(index=['seed', 'pretraining'], columns='budget',
+                         values='score') for m, d in df.groupby('method', sort=False)}
     if not (baselines := [m for m in curves if is_baseline(m)]):
         msg = f'There is no method without pre-training among {", ".join(curves)}'
         raise ReplearnError(f'{msg}: a name must begin with one of {sorted(BASELINES)}')
@@ -284,8 +284,9 @@ def labels_saved(
             target = curves[name][budget].dropna()
             found = {b: _compare(curves[b], target) for b in baselines}
             rows.append((name, budget, target.mean(), *_fewest(found)))
-    saved = pd.DataFrame(rows, columns=['method', 'budget', 'score', 'baseline', 'needed',
-                                        'low', 'high', 'least', 'most'])
+    saved = pd.DataFrame(rows, columns=[
+        'method', 'budget', 'score', 'baseline', 'needed', 'low', 'high', 'least',
+        'most'])
     saved.insert(7, 'ratio', saved.needed / saved.budget)
     return saved
 
@@ -306,7 +307,7 @@ def _compare(
     needed = labels_needed(budgets, base.mean().to_numpy(), ours.stack().mean())
     if len(both) >= LEAST_DRAWS:
         curves = np.stack([base[b].unstack().to_numpy() for b in budgets], -1)
-        if curves.shape[1] != ours.shape[1]:  # other pre-trainings: not paired with ours
+        if curves.shape[1] != ours.shape[1]:  # not paired by pre-training
             curves = curves.mean(1, keepdims=True)
         low, high = _meeting(budgets, curves, ours.to_numpy())
     return float(needed), low, high, budgets[0], budgets[-1]
@@ -333,7 +334,7 @@ def _fewest(
     needed, low, high, least, most = map(np.array, zip(*found.values(), strict=True))
     best = np.where(needed == 0, least, needed).argmin()
     never = np.isinf(needed)
-    limit = most[never].min() if never.any() else np.inf  # beyond it, they may be better
+    limit = most[never].min() if never.any() else np.inf  # they may be better there
     if needed[best] > limit:
         needed[best] = np.inf
     bound = limit if np.isinf(needed[best]) else most[best]
@@ -348,8 +349,10 @@ def in_words(
 ) -> str:
     "A number of labels, or a ratio of two, with what is known of it"
     if n == 0 or np.isinf(n):
-        return f'at most {least:.3g}' if n == 0 else f'more than {most:.3g}'
-    return f'{n:.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2g}'
+        end = least if n == 0 else most
+        end = f'{end:,.0f}' if end == round(end) else f'{end:.3g}'
+        return f'at most {end}' if n == 0 else f'more than {end}'
+    return f'{n:,.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2g}'
 
 
 def saving_in_words(
@@ -367,7 +370,7 @@ def saving_in_words(
 # %% ../../nbs/transfer/labels.ipynb #273892b9
 def best_saving(
     df: pd.DataFrame,  # method, budget, seed, score, perhaps pretraining
-    budget: int | None = None,  # labels per class; None: 10 if measured, else the middle
+    budget: int | None = None,  # labels per class; None: the fewest measured
     method: str | None = None,  # None: the pre-trained one with the highest mean
 ) -> pd.Series | None:  # a row of `labels_saved`; None: nothing to compare
     "What a pre-trained method saves at one budget"
@@ -378,9 +381,7 @@ def best_saving(
         means = df.groupby(['method', 'budget']).score.mean().groupby('method').mean()
         method = means[[m for m in means.index if not is_baseline(m)]].idxmax()
     saved = labels_saved(df, method).set_index('budget', drop=False)
-    if budget is None:
-        budget = 10 if 10 in saved.index else saved.index[len(saved) // 2]
-    return saved.loc[budget]
+    return saved.loc[saved.index.min() if budget is None else budget]
 
 # %% ../../nbs/transfer/labels.ipynb #a1228df5
 def savings(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORE', 'versions', 'command_line', 'device_name', 'seconds_since', 'Report', 'sentences', 'check_report',
-           'kept_file']
+           'kept_file', 'split_seed']
 
 # %% ../../nbs/transfer/report.ipynb #a07f8622
 import hashlib
@@ -276,6 +276,21 @@ def kept_file(
     sums = ''.join(rep.card['sha256'] for rep in reps).encode()
     (folder/'measured').mkdir(exist_ok=True)
     return folder/'measured'/f'{what}-{hashlib.sha256(sums).hexdigest()[:8]}.csv'
+
+# %% ../../nbs/transfer/report.ipynb #d75e7341
+def split_seed(
+    rep: Representation,
+    data_hash: str,  # of the data to score on
+    seed: int,  # that somebody asked for
+) -> int:  # the card's, if pre-training saw these data
+    "The seed of the split to score on; says so where it is not the one asked for"
+    data = rep.card.get('data') or {}
+    used = data.get('split_seed', seed) if data.get('hash') == data_hash else seed
+    if used != seed:
+        Console(stderr=True).print(
+            f'The representation was pre-trained on these data: they are split with '
+            f'seed {used} again, so that no test item was seen', soft_wrap=True)
+    return used
 
 # %% ../../nbs/transfer/report.ipynb #267a74c3
 @patch

@@ -7,8 +7,8 @@ from replearn_nb import cli
 from replearn_nb.pretext.base import Checkpoint
 from replearn_nb.recipes import simclr
 
-simclr.PRESETS['quick'] |= dict(epochs=3, steps=4, budgets=(1, 2), draws=2,
-                                trained_draws=1)
+simclr.PRESETS['quick'] |= dict(epochs=3, steps=4, scratch_steps=4, budgets=(1, 2),
+                                draws=2)
 after_epoch = Checkpoint.after_epoch
 
 
