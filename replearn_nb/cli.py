@@ -263,7 +263,8 @@ def transfer(
         help='The column of labels.')] = None,
     out: Annotated[str | None, typer.Option(
         help='Folder for the report; if not given, runs/transfer-TIME.')] = None,
-    seed: Annotated[int, typer.Option(min=0, help='Of the split.')] = 0,
+    seed: Annotated[int | None, typer.Option(
+        min=0, help='Of the split of images and texts; if not given, 0.')] = None,
     device: Annotated[str | None, typer.Option(
         help='cpu, cuda, mps; if not given, the best there is.')] = None,
 ):
@@ -274,8 +275,8 @@ def transfer(
     score = importlib.import_module(f'replearn_nb.recipes.{SCORERS[kind]}').transfer
     given = given_options(kind, inspect.signature(score).parameters.keys(),
                           labels=labels, text_col=text_col, smiles_col=smiles_col,
-                          label_col=label_col)
-    report = score(rep, data, out=out, seed=seed, device=device, **given)
+                          label_col=label_col, seed=seed)
+    report = score(rep, data, out=out, device=device, **given)
     report.show(console())
     console().print(f'Written to {report.folder}', soft_wrap=True, highlight=False)
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from replearn_nb.data.text import make_texts, split_texts
+from replearn_nb.transfer import words as module
 from replearn_nb.transfer.words import _fit_predict, tfidf_method, words
 
 def splits_of(signs, classes, sep='', n=400):
@@ -88,3 +89,11 @@ def test_four_hundred_texts_take_moments():
 def test_words():
     assert words('A “quoted” word—and café!') == ['a', 'quoted', 'word', 'and', 'café']
     assert words('x = 3') == ['x', '=', '3'] and words(' ... ') == []
+
+
+def test_many_texts_take_the_sparse_way_to_the_same_answers(monkeypatch):
+    splits, few = splits_of([*'bcdefghijk'], 'xy', ' '), np.arange(60)
+    y = splits.part('train')[1][few]
+    dense = tfidf_method(splits)(few, y, 0)
+    monkeypatch.setattr(module, 'FEW', 10)
+    assert (tfidf_method(splits)(few, y, 0) == dense).mean() > .97

@@ -255,9 +255,8 @@ def headline(
         told[f'{m}@{b or "all"}'] = mean
     for short, other in dict(scratch='scratch', tfidf='tfidf+linear').items():
         for b, row in (leads(df, name, other) if len(df) else df).iterrows():
-            ends = ('', row.change), (', low', row.low), (', high', row.high)
-            for end, value in ends:
-                told[f'over_{short}@{b or "all"}{end}'] = value
+            for end, v in ('', row.change), (', low', row.low), (', high', row.high):
+                told[f'over_{short}@{b or "all"}{end}'] = v
     told = {k: round(float(v), 4) for k, v in told.items() if math.isfinite(v)}
     return told | (savings(df, name) if len(df) else {})
 
