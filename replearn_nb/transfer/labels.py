@@ -507,8 +507,8 @@ def _draw_saving(ax: Axes, saving: pd.Series):
     ax.vlines(end, bottom, saving.score, color='k', lw=.8, ls=':', zorder=4)
     times = in_words(saving.ratio, saving.least / saving.budget,
                      saving.most / saving.budget)
-    right = saving.needed > saving.budget  # labels are saved, not lost
-    ax.annotate(f'{times}× the labels', (end, bottom), (-4 if right else 4, 5),
-                textcoords='offset points', ha='right' if right else 'left', fontsize=9,
+    left = end ** 2 > np.prod(ax.get_xlim())  # where there is more room
+    ax.annotate(f'{times}× the labels', (end, bottom), (-4 if left else 4, 5),
+                textcoords='offset points', ha='right' if left else 'left', fontsize=9,
                 bbox=dict(fc='w', ec='none', alpha=.8, pad=1))
     ax.set_ylim(bottom)
