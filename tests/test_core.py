@@ -132,8 +132,8 @@ def test_ranks_share_the_folder_that_the_first_has_locked(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize('presets, changes', [
-    (bert.PRESETS, dict(dropout=0., tune_epochs=0, lr=1, budgets=(0, 5))),
-    (graphs.PRESETS, dict(probe_first=False, dropout=0, jobs=-1, molecules=None)),
+    (bert.PRESETS, dict(dropout=0., lr=1, budgets=(0, 5))),
+    (graphs.PRESETS, dict(tune_epochs=0, dropout=0, jobs=-1, molecules=None)),
 ])
 def test_settings_that_are_valid(presets, changes):
     known = presets['quick']

@@ -146,7 +146,7 @@ def test_half_precision_is_nearly_full_precision(dtype, graphs):
             grads = torch.cat([p.grad.flatten() for p in encoder.parameters()])
             found.append((out.detach().float(), grads))
         for full, half in zip(*found, strict=True):
-            assert (half - full).norm() < .1 * full.norm()
+            assert (half - full).norm() < .2 * full.norm()
 
 
 def test_sums_are_taken_in_32_bits():

@@ -418,7 +418,7 @@ def test_what_goes_with_own_texts_is_not_ignored(given):
 def test_settings_are_checked():
     with pytest.raises(ReplearnError, match='variant is bert or cramming'):
         recipe.run(variant='gpt')
-    with pytest.raises(ReplearnError, match='lr must be a number above 0'):
+    with pytest.raises(ReplearnError, match='lr must be above 0'):
         recipe.settings('quick', lr=-1.)
     with pytest.raises(ReplearnError, match='no preset'):
         recipe.settings('slow')

@@ -50,8 +50,8 @@ BOOK = [
         needs=('bert',), paper='https://arxiv.org/abs/2001.08361'),
     Chapter(
         'graphs', 'Molecules: does pre-training help or harm?',
-        'A graph network learns from molecules that nobody measured; whether that helps '
-        'or harms is measured too.',
+        'A graph network learns from molecules that nobody measured; whether that '
+        'helps or harms is measured too.',
         minutes=2, full='80,000 molecules of ZINC, fine-tuned on BBBP, Tox21, SIDER '
         'and ToxCast with 10 seeds; not timed yet',
         needs=('labels',), paper='https://arxiv.org/abs/1905.12265'),
