@@ -43,7 +43,7 @@ def test_simclr_saves_labels_with_one_per_class_and_none_with_ten():
     assert saved.low[1] > 2 and saved.high[1] < 5
     assert saved.needed[5] > 5 and saved.low[5] > 4.9
     assert saved.low[10] < 10 < saved.high[10]
-    assert (saved.baseline == 'scratch+small_convnet').all()
+    assert set(saved.baseline[[1, 5, 10]]) == {'scratch+small_convnet'}
 
 
 def test_bert_beats_the_same_network_and_not_word_counts():
