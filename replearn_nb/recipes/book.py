@@ -32,7 +32,7 @@ BOOK = [
         'simclr', 'SimCLR: learning from views',
         'A representation of images that nobody labelled, and the labels it saves '
         'beside the best that does without.',
-        minutes=6, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
+        minutes=7, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
     Chapter(
