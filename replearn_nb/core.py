@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['UNFINISHED', 'FULL', 'ReplearnError', 'need_extra', 'Encoder', 'check_encoder', 'load_weights', 'builds', 'mix_seed',
-           'seed_all', 'local_seed', 'get_device', 'keep_memory', 'one_thread', 'atomic_path', 'one_sentence',
-           'by_umask', 'write_text', 'write_json', 'choose_settings', 'run_folder', 'track', 'importable', 'TensorDL',
-           'fits', 'tensor_dls']
+           'seed_all', 'local_seed', 'get_device', 'keep_memory', 'one_thread', 'processes', 'as_they_come',
+           'atomic_path', 'one_sentence', 'by_umask', 'write_text', 'write_json', 'choose_settings', 'run_folder',
+           'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
 
 # %% ../nbs/core.ipynb #f0ff3ca5
 import contextlib
@@ -15,6 +15,7 @@ import errno
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import math
 import numbers
@@ -23,10 +24,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import joblib
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders
@@ -206,6 +208,26 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(threads)
+
+def processes(
+    device: str | torch.device,  # that the networks are trained on
+) -> int:  # how many small networks are trained at once
+    "A process for each core that torch may use; on a GPU one"
+    return torch.get_num_threads() if torch.device(device).type == 'cpu' else 1
+
+
+def as_they_come(
+    function: Callable,
+    jobs: Sequence[tuple],  # its arguments, of each call
+    processes: int,  # with one thread each; 1: here, one call after the other
+) -> Iterator:  # in the order in which they are done
+    "What `function` gives for each job"
+    if min(processes, len(jobs)) < 2:
+        yield from itertools.starmap(function, jobs)
+    else:
+        with joblib.parallel_config('loky', inner_max_num_threads=1):
+            yield from joblib.Parallel(processes, return_as='generator_unordered')(
+                joblib.delayed(function)(*job) for job in jobs)
 
 # %% ../nbs/core.ipynb #7559b2c9
 @contextlib.contextmanager

@@ -504,7 +504,7 @@ def test_missing_labels_of_json_lines_are_none(tmp_path):
 
 @pytest.mark.parametrize('text, want', [
     ('file;label\n1.png;cat\n', 'its columns are: file;label'),
-    ('file,name\n1.png,cat\n', 'no column label or class or target'),
+    ('file,name\n1.png,cat\n', 'no column label or labels or class'),
     ('file,label\n2.png,cat\n', 'which may be a/2.png or b/2.png'),
     ('file,label\n1.png,cat\na/1.png,dog\n',
      'a/1.png two labels: cat and dog, named 1.png and a/1.png'),

@@ -188,6 +188,20 @@ def test_more_unlabelled_texts(tmp_path, capsys):
     assert s.part('unlabelled')[0][-1] == 'of another column'
 
 
+def test_more_texts_leave_the_split_and_its_hash(tmp_path):
+    "So that `transfer` notices what pre-training saw, whatever else it read"
+    (tmp_path/'t.csv').write_text('text,label\n' + ''.join(
+        f'text {i},{i % 2}\n' for i in range(40)))
+    (tmp_path/'more.txt').write_text('one more\nand another\ntext 3')
+    more = own_texts(tmp_path/'t.csv', unlabelled=tmp_path/'more.txt', seed=1)
+    alone = own_texts(tmp_path/'t.csv', seed=1)
+    assert more.hash == alone.hash and len(more.unlabelled) > len(alone.unlabelled)
+    for part in 'train', 'valid', 'test':
+        assert more.part(part)[0] == alone.part(part)[0]
+    (tmp_path/'t.csv').write_text((tmp_path/'t.csv').read_text() + 'text 40,0\n')
+    assert own_texts(tmp_path/'t.csv', seed=1).hash != alone.hash
+
+
 def test_no_text_is_in_two_parts(tmp_path, capsys):
     "Whether it stands twice in a table or in the texts that were added"
     rows = [f'text {i % 40},{i % 2}\n' for i in range(100)] + ['text 1,0\n']

@@ -168,7 +168,8 @@ def test_harm_is_said_and_an_interval_says_what_it_covers():
     said = sentences(a_report(scores=scores))[0]
     assert 'needs at most 1' in said and said.endswith(
         'at most 1 times as many. The range is a 95% interval over 5 draws of labels '
-        'and 3 pre-trainings, on one test set.')
+        'and 3 pre-trainings, on one test set. No network was trained from scratch to '
+        'compare with.')
     assert 'no more' not in said
 
 

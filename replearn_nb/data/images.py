@@ -43,6 +43,7 @@ from torch import Tensor
 from ..core import ReplearnError, atomic_path, mix_seed, tensor_dls, track
 from .sources import fetch, file_sha256, local_file
 from replearn_nb.data.tables import (
+    LABEL_COLUMNS,
     TABLES,
     clean_labels,
     nfc,
@@ -417,7 +418,7 @@ def read_labels(
         raise ReplearnError(f'{path} is an image: labels are a table of files and '
                             'labels, e.g. a CSV')
     table = read_table(path)
-    usual = ('file', 'filename', 'image', 'path'), ('label', 'class', 'target')
+    usual = ('file', 'filename', 'image', 'path'), LABEL_COLUMNS
     file, label = (pick_column(table, path, None, names) for names in usual)
     named = table[file].fillna('').astype(str).str.strip().tolist()
     labels = clean_labels(table, path, label)

@@ -41,6 +41,7 @@ from replearn_nb.core import (
     get_device,
     local_seed,
     need_extra,
+    processes,
     run_folder,
 )
 
@@ -227,7 +228,7 @@ def evaluate(
     y, y_test = (splits.part(p)[1] for p in ('train', 'test'))
     budgets = affordable(y, cfg['budgets'], splits.texts.classes)
     score = partial(label_efficiency, LabelTask(y, y_test), budgets=budgets,
-                    seeds=cfg['draws'])
+                    seeds=cfg['draws'], processes=processes(device))
     plain = {'tfidf+linear': tfidf_method(splits),
              'scratch': trained_method(reps[0], *setting, cfg, device, scratch=True)}
     tables = [score(plain, file=kept_file(folder, 'plain', reps[0]))]

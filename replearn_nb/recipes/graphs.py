@@ -37,6 +37,7 @@ from replearn_nb.core import (
     get_device,
     local_seed,
     one_thread,
+    processes,
     run_folder,
     tensor_dls,
 )
@@ -398,13 +399,14 @@ def evaluate(
         del methods['scratch']
     else:
         methods = plain_methods(splits, cfg) | methods
-    return score_methods(splits, methods, cfg, file, pretraining)
+    return score_methods(splits, methods, cfg, device, file, pretraining)
 
 # %% ../../nbs/chapters/graphs.ipynb #de2efc83
 def score_methods(
     splits: MoleculeSplits,
     methods: dict[str, Callable],
     cfg: dict,
+    device: torch.device,
     file: Path | None = None,  # from `kept_file`, to resume; None: nothing is kept
     pretraining: int = 0,  # which of several
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # scores; and of each task
@@ -420,23 +422,23 @@ def score_methods(
     def draw(y, budget, seed):
         return draw_entries(y, budget, seed, kind) if budget else known
 
-    budget_of = {len(draw(y, b, 0)): b for b in budgets}
-
-    def remember(name, labelled, _, seed):
-        prediction = predict(methods[name], splits, labelled, seed)
+    def remember(key, prediction):
+        name, budget, seed = key
         for t, score in zip(splits.mols.tasks, each(yt, prediction), strict=True):
-            key = name, t, budget_of[len(labelled)], seed
+            key = name, t, budget, seed
             per_task[key] = dict(zip(EACH, (*key, score), strict=True))
         write_scores(per_task.values(), tasks)
-        return prediction
+
+    def answer(method, labelled, _, seed):
+        return predict(method, splits, labelled, seed)
 
     seeds = dict.fromkeys(methods, cfg['draws'])
     if budgets == [0]:  # a line learns the same again, a forest nearly
         seeds |= {k: 1 for k in methods if k.endswith(('linear', 'forest'))}
     df = label_efficiency(
         LabelTask(y, yt, mean, metric, draw),
-        {k: partial(remember, k) for k in methods}, budgets, seeds, file=file,
-        pretraining=pretraining)
+        {k: partial(answer, m) for k, m in methods.items()}, budgets, seeds, file=file,
+        pretraining=pretraining, processes=processes(device), each=remember)
     each_task = pd.DataFrame(per_task.values(), columns=EACH)
     return df.assign(metric=metric), each_task.assign(pretraining=pretraining)
 
@@ -555,8 +557,7 @@ def run(
     if seeds < 1:
         raise ReplearnError(f'seeds must be 1 or more, not {seeds}')
     start, device = time.perf_counter(), get_device(device)
-    small = preset == 'quick' and device.type == 'cpu'  # too small for two threads
-    with run_folder('graphs', out) as folder, one_thread() if small else nullcontext():
+    with run_folder('graphs', out) as folder:
         if preset == 'full' and data is None:
             return run_full(cfg, folder, device, start, seed, seeds)
         splits = load_splits(cfg, data, smiles_col, label_col, pretrain_on, seed)
@@ -598,8 +599,10 @@ def pretrain_seeds(
     apart: Sequence[str],  # for the card: `MoleculeSplits.apart`
 ) -> tuple[list[dict[str, Representation]], float]:  # and seconds of an earlier part
     "Pre-train several times, each time with every pretext"
-    found = [pretrain_all(mols, cfg, device, s, folder/'checkpoints', apart)
-             for s in range(seed, seed + seeds)]
+    small = cfg['dim'] < 100 and device.type == 'cpu'  # too small for two threads
+    with one_thread() if small else nullcontext():
+        found = [pretrain_all(mols, cfg, device, s, folder/'checkpoints', apart)
+                 for s in range(seed, seed + seeds)]
     return [reps for reps, _ in found], sum(earlier for _, earlier in found)
 
 # %% ../../nbs/chapters/graphs.ipynb #b147425c
@@ -655,7 +658,7 @@ def transfer(
         f = {p: rep.features(splits.part(p)[0]).cpu() for p in ('train', 'test')}
         df, _ = score_methods(splits, plain_methods(splits, cfg) | {
             'random+linear': feature_method(random_features(rep, splits, device), kind),
-            name: feature_method(f, kind)}, cfg)
+            name: feature_method(f, kind)}, cfg, device)
         report = Report(
             recipe='transfer', preset='quick', data=splits.mols.name, seed=0,
             device=device_name(device), seconds=seconds_since(start), method=name,

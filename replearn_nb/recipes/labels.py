@@ -38,6 +38,7 @@ from replearn_nb.core import (
     get_device,
     mix_seed,
     one_thread,
+    processes,
     run_folder,
 )
 from replearn_nb.data.images import (
@@ -421,8 +422,8 @@ def image_scores(
     budgets = [b for b in budgets if b <= task.y_train.bincount().min()]
     methods = image_methods(splits, width, steps, device)
     seeds = {'raw+linear': draws, 'scratch': network_draws}
-    with one_thread():
-        return label_efficiency(task, methods, budgets, seeds, progress)
+    return label_efficiency(task, methods, budgets, seeds, progress,
+                            processes=processes(device))
 
 
 ON_IMAGES = dict(hungry='scratch', frugal='raw+linear')  # for `crossing`

@@ -36,6 +36,7 @@ from ..transfer.probes import probe_method
 from ..transfer.words import tfidf_method
 from replearn_nb.core import (
     ReplearnError,
+    as_they_come,
     atomic_path,
     choose_settings,
     get_device,
@@ -43,6 +44,7 @@ from replearn_nb.core import (
     local_seed,
     mix_seed,
     one_thread,
+    processes,
     run_folder,
     tensor_dls,
     track,
@@ -181,9 +183,7 @@ def train_one(
 
 # %% ../../nbs/chapters/scaling.ipynb #b2d4f6a8
 def one_run(
-    s: int,  # which of the seeds
-    width: int,
-    share: float,  # of the rows
+    one: tuple[int, int, float],  # which of the seeds, width, share of the rows
     rows: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
     cfg: dict,
@@ -191,22 +191,29 @@ def one_run(
     device: torch.device,
     seed: int,  # of the whole sweep
     folder: Path | None,  # where finished runs are kept
-) -> tuple[pd.DataFrame, Representation]:
+) -> tuple[tuple, pd.DataFrame, Representation]:  # which; its losses; what it learned
     "Train one network of the sweep, or read what was kept of it"
+    s, width, share = one
     kept = folder and folder/f'{width}-{share:g}-{s}'
     if kept and (kept/'losses.csv').exists():
-        return pd.read_csv(kept/'losses.csv'), Representation.load(kept)
+        return one, pd.read_csv(kept/'losses.csv'), Representation.load(kept)
     began = time.perf_counter()
     encoder = make_encoder(width, cfg, tok, mix_seed(seed, s))
     part = tuple(t[:int(share * len(t))] for t in rows)
-    run = train_one(encoder, part, held_out, cfg, tok, device, mix_seed(seed, s))
+    keep_memory(device.type == 'cpu')
+    try:
+        with one_thread() if device.type == 'cpu' else nullcontext():
+            run = train_one(encoder, part, held_out, cfg, tok, device,
+                            mix_seed(seed, s))
+    finally:
+        keep_memory(False)
     run = run.assign(width=width, seed=s, seconds=time.perf_counter() - began)
     rep = Representation(encoder.eval(), TextPreprocessing(tok, cfg['max_len']))
     if kept:
         rep.save(kept)
         with atomic_path(kept/'losses.csv') as tmp:
             run.to_csv(tmp, index=False)
-    return run, rep
+    return one, run, rep
 
 # %% ../../nbs/chapters/scaling.ipynb #28e4da7e
 def sweep(
@@ -220,19 +227,14 @@ def sweep(
 ) -> tuple[pd.DataFrame, dict]:  # all runs; (seed, width) -> what all data taught
     "Every run of the plan with every seed; those that `folder` holds are not repeated"
     todo = [(s, *run) for s in range(cfg['seeds']) for run in plan(cfg)]
-    on_cpu = device.type == 'cpu'
-    keep_memory(on_cpu)
-    try:  # these networks are too small for two threads
-        threads, done = one_thread() if on_cpu else nullcontext(), []
-        with threads, track('scaling', len(todo)) as bar:
-            for one in todo:
-                run, rep = one_run(*one, rows, held_out, cfg, tok, device, seed, folder)
-                done.append((run, rep))
-                bar.update(width=one[1], nats=run.loss.iloc[-1])
-    finally:
-        keep_memory(False)
-    df = pd.concat([run for run, _ in done], ignore_index=True)
-    return df, {(s, w): rep for (s, w, share), (_, rep) in zip(todo, done, strict=True)
+    jobs, done = [(one, rows, held_out, cfg, tok, device, seed, folder)
+                  for one in todo], {}
+    with track('scaling', len(todo)) as bar:
+        for one, run, rep in as_they_come(one_run, jobs, processes(device)):
+            done[one] = run, rep
+            bar.update(width=one[1], nats=run.loss.iloc[-1])
+    df = pd.concat([done[one][0] for one in todo], ignore_index=True)
+    return df, {(s, w): done[s, w, share][1] for s, w, share in todo
                 if share == cfg['shares'][-1]}
 
 # %% ../../nbs/chapters/scaling.ipynb #2cf25ca0
@@ -377,7 +379,8 @@ def run(
         kept = folder/'measured'/hashlib.sha256(facts.encode()).hexdigest()[:8]
         df, reps = sweep(rows, held_out, cfg, tok, device, seed, kept)
         trained = df.groupby(['seed', 'width', 'tokens']).seconds.first().sum()
-        start -= max(0, trained - (time.perf_counter() - began))  # what was kept
+        kept_seconds = trained / processes(device) - (time.perf_counter() - began)
+        start -= max(0, kept_seconds)
         with atomic_path(folder/'sweep.csv') as tmp:
             df.to_csv(tmp, index=False)
         fig = Figure(figsize=(9, 3.2), layout='constrained')

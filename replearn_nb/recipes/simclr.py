@@ -32,6 +32,7 @@ from replearn_nb.core import (
     choose_settings,
     get_device,
     local_seed,
+    processes,
     run_folder,
 )
 
@@ -281,7 +282,8 @@ def evaluate(
             methods[f'{rep.name}+finetune'] = finetune_method(splits, rep, cfg, device)
             methods |= scratch_methods(splits, rep, cfg, device) if k == 0 else {}
         found.append(label_efficiency(task, methods, budgets, cfg['draws'],
-                                      file=files and files[k], pretraining=k))
+                                      file=files and files[k], pretraining=k,
+                                      processes=processes(device)))
     return pd.concat(found, ignore_index=True)
 
 # %% ../../nbs/chapters/simclr.ipynb #f5e14d85

@@ -23,7 +23,13 @@ from matplotlib.axes import Axes
 from scipy.stats import t as student
 from sklearn.isotonic import isotonic_regression
 
-from ..core import ReplearnError, atomic_path, local_seed, track
+from replearn_nb.core import (
+    ReplearnError,
+    as_they_come,
+    atomic_path,
+    local_seed,
+    track,
+)
 
 # %% ../../nbs/transfer/labels.ipynb #daefd72c
 def as_array(
@@ -122,6 +128,8 @@ def label_efficiency(
     progress: bool = True,  # show how far it is
     file: str | Path | None = None,  # scores of these methods and this task, to resume
     pretraining: int = 0,  # which of several pre-trained networks they stem from
+    processes: int = 1,  # that measure at once, with one thread each; 1: here
+    each: Callable = lambda key, prediction: None,  # given (name, budget, seed) as key
 ) -> pd.DataFrame:  # method, budget, seed, score, pretraining
     "The score of every method at every budget, for several draws of the labels"
     if not isinstance(seeds, dict):
@@ -133,27 +141,44 @@ def label_efficiency(
     bar = track('label efficiency', len(plan)) if progress else nullcontext()
     done = {tuple(row[k] for k in COLUMNS[:3]): row
             for row in read_scores(file, *COLUMNS) if np.isfinite(row['score'])}
+    todo = [(key, methods[key[0]], draws[key[1:]], task.answers(draws[key[1:]]))
+            for key in plan if key not in done]
+    began = time.perf_counter()
     with bar:
-        for name, budget, seed in plan:
-            key, began = (name, budget, seed), time.perf_counter()
-            if key not in done:
-                with local_seed(seed, budget):  # the same score in any company
-                    labelled = draws[budget, seed]
-                    prediction = methods[name](labelled, task.answers(labelled), seed)
-                who = f'{name} at {budget} labels, draw {seed}'
-                done[key] = dict(
-                    method=name, budget=budget, seed=seed,
-                    score=_score(task, prediction, who),
-                    seconds=round(time.perf_counter() - began, 3))
-                write_scores(done.values(), file)
+        if progress and done:
+            bar.update(len(plan) - len(todo))
+        for key, prediction in as_they_come(_predict, todo, processes):
+            score, now = _score(task, prediction, key), time.perf_counter()
+            each(key, prediction)
+            done[key] = dict(zip(COLUMNS, (*key, score), strict=True),
+                             seconds=round(now - began, 3))
+            write_scores(done.values(), file)
+            began = now
             if progress:
-                bar.update(score=done[key]['score'])
+                bar.update(score=score)
     rows = [[done[key][c] for c in COLUMNS] for key in plan]
     return pd.DataFrame(rows, columns=COLUMNS).assign(pretraining=pretraining)
 
 # %% ../../nbs/transfer/labels.ipynb #fbe52bad
-def _score(task: LabelTask, prediction, who: str) -> float:
+def _predict(
+    key: tuple,  # the method's name, budget, seed
+    method: Callable,
+    labelled: np.ndarray,  # the draw
+    y,  # its labels
+) -> tuple:  # the key, the prediction
+    "What a method predicts: the same in any company"
+    _, budget, seed = key
+    with local_seed(seed, budget):
+        return key, method(labelled, y, seed)
+
+# %% ../../nbs/transfer/labels.ipynb #105cb788
+def _score(
+    task: LabelTask,
+    prediction,
+    key: tuple,  # method's name, budget, seed
+) -> float:
     "The metric, if the prediction fits the test set and the number is a number"
+    who = '{} at {} labels, draw {}'.format(*key)
     if len(prediction) != len(task.y_test):
         raise ValueError(f'{who}: {len(prediction)} predictions for {len(task.y_test)}')
     score = float(task.metric(task.y_test, prediction))

@@ -138,7 +138,7 @@ def sentences(
         said.append(
             f'With {saving.budget} label{plural} per {report.per} {saving.method} '
             f'reaches {saving.score:.3f} {report.scores[0]["metric"]}; '
-            f'{_without(saving)}.{_covers(report, saving)}')
+            f'{_without(saving)}.{_covers(report, saving)}{_missing(report)}')
     return said + [f'{name}: {o}' if isinstance(o, str) else f'{name}: {o:.4g}'
                    for name, o in report.headline.items()]
 
@@ -161,6 +161,13 @@ def _covers(report: Report, saving: pd.Series) -> str:
     over = f'{draws} draws of labels' + (
         f' and {trained} pre-trainings' if trained > 1 else ', with one pre-training')
     return f' The range is a 95% interval over {over}, on one test set.'
+
+
+def _missing(report: Report) -> str:
+    "What was not there to compare with, and might need fewer labels"
+    if any(m.split('+')[0] == 'scratch' for m in report.few.method.unique()):
+        return ''
+    return ' No network was trained from scratch to compare with.'
 
 # %% ../../nbs/transfer/report.ipynb #83fc8c1f
 @patch
