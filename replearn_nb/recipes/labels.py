@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['CAT', 'TERRIERS', 'ALL_DOGS', 'LINE', 'NETWORK', 'SIZES', 'TRAIN', 'TEST', 'LINE_ON_SQUARES', 'REGULARISED', 'MODELS',
-           'ON_IMAGES', 'PRESETS', 'DATA', 'STUDY', 'settings', 'species', 'World', 'plot_animals', 'points',
+           'MORE', 'PRESETS', 'DATA', 'ON_IMAGES', 'experiment', 'run', 'species', 'World', 'plot_animals', 'points',
            'plot_boundary', 'standard', 'init_models', 'apply_models', 'fit_models', 'Study', 'study', 'new_animals',
            'score_study', 'best_accuracy', 'plot_study', 'crossing', 'plot_crossing', 'crossing_in_words', 'squares',
-           'image_methods', 'image_scores', 'run', 'headline', 'overview']
+           'LabelsSettings', 'image_methods', 'load_images', 'image_scores', 'measure', 'headline', 'overview']
 
 # %% ../../nbs/chapters/labels.ipynb #c13a360b
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,33 +27,31 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from ..core import mix_seed, one_thread
 from ..encoders.convnets import small_convnet
-from ..pretext.base import end_ranks
 from ..transfer.finetune import train_from_scratch
 from ..transfer.probes import LinearProbe
-from ..transfer.report import Report, device_name
-from replearn_nb.core import (
-    ReplearnError,
-    choose_settings,
-    get_device,
-    mix_seed,
-    one_thread,
-    processes,
-    run_folder,
-)
 from replearn_nb.data.images import (
     ImagePreprocessing,
     ImageSplits,
     digits,
     fashion_mnist,
 )
+from replearn_nb.experiment import (
+    Experiment,
+    Findings,
+    Settings,
+    functions,
+    label_study,
+    setting,
+)
 
 # %% ../../nbs/chapters/labels.ipynb #1a2b3c4e
 from replearn_nb.transfer.labels import (
     LabelTask,
+    Method,
     accuracy,
     in_words,
-    label_efficiency,
     labels_needed,
     plot_label_efficiency,
 )
@@ -267,7 +265,7 @@ def new_animals(
 def score_study(
     s: Study,
     n: int = 20_000,  # animals to test on
-) -> pd.DataFrame:  # method, budget (animals with a label), seed, score (accuracy)
+) -> pd.DataFrame:  # method, pretrained, budget (animals with a label), seed, score
     "How often each model is right about animals that it never met"
     x, y = new_animals(s.world, n)
     rows = []
@@ -275,9 +273,9 @@ def score_study(
         for size in s.sizes:
             with one_thread():
                 right = (s.log_odds(name, size, x) > 0) == (y == 1)
-            rows += [(name, size, k, share) for k, share in
+            rows += [(name, False, size, k, share) for k, share in
                      enumerate(right.double().mean(1).tolist())]
-    return pd.DataFrame(rows, columns=['method', 'budget', 'seed', 'score'])
+    return pd.DataFrame(rows, columns='method pretrained budget seed score'.split())
 
 # %% ../../nbs/chapters/labels.ipynb #354d5d71
 def best_accuracy(
@@ -380,13 +378,34 @@ LINE_ON_SQUARES = dict(widths=(5, 1), lr=.3, penalty=.1, features=squares)
 REGULARISED = NETWORK | dict(penalty=1.)
 MODELS = {'line': LINE, 'network': NETWORK, 'regularised network': REGULARISED}
 
+# %% ../../nbs/chapters/labels.ipynb #1a0b1bb2
+@dataclass(frozen=True, kw_only=True)
+class LabelsSettings(Settings):
+    images: str = setting('digits', 'what is labelled', among=('digits', 'fashion_mnist'))
+    animals: int = setting(12, 'training sets of animals', least=2)
+    draws: int = setting(10, 'of labels at each budget, for the line', least=1)
+    network_draws: int = setting(8, 'the same, for the network', least=1)
+    width: int = setting(16, 'of the network', least=1)
+    steps: int = setting(100, 'of its training', least=1)
+    budgets: tuple[int, ...] = setting((1, 2, 5, 10, 20, 50), 'labels per class', least=1)
+
+
+MORE = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000
+PRESETS = dict(
+    tiny=LabelsSettings(animals=2, draws=2, network_draws=2, steps=2, budgets=(1, 2)),
+    quick=LabelsSettings(),
+    medium=LabelsSettings(images='fashion_mnist', animals=32, network_draws=5, width=32,
+                          steps=400, budgets=MORE[:9]),
+    full=LabelsSettings(images='fashion_mnist', animals=64, network_draws=5, width=64,
+                        steps=1000, budgets=MORE))
+DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
+
 # %% ../../nbs/chapters/labels.ipynb #c6a60dc1
 def image_methods(
     splits: ImageSplits,
-    width: int,  # of the network
-    steps: int,  # of its training
+    cfg: LabelsSettings,
     device: torch.device,
-) -> dict:  # name -> method
+) -> list[Method]:
     "A linear classifier on pixels, and a ConvNet from scratch"
     (x, _), (xt, _) = (splits.part(p) for p in ('train', 'test'))
     x_, t = (part.flatten(1).float().to(device) / 255 for part in (x, xt))
@@ -399,75 +418,59 @@ def image_methods(
 
     def scratch(labelled, y, seed):
         fitted = train_from_scratch(
-            partial(small_convnet, x.shape[1], width), x[labelled], y,
-            normalise=ImagePreprocessing.fit(x).normalise, steps=steps, seed=seed,
+            partial(small_convnet, x.shape[1], cfg.width), x[labelled], y,
+            normalise=ImagePreprocessing.fit(x).normalise, steps=cfg.steps, seed=seed,
             n_classes=splits.n_classes, device=device)
         return fitted.predict(xt)
 
-    return {'raw+linear': linear, 'scratch': scratch}
+    return [Method('raw+linear', linear),
+            Method('scratch', scratch, draws=cfg.network_draws)]
 
 # %% ../../nbs/chapters/labels.ipynb #c426dcd3
+def load_images(cfg: LabelsSettings, seed: int = 0) -> ImageSplits:
+    "The images that the settings name"
+    return DATA[cfg.images](seed)
+
+
 def image_scores(
     splits: ImageSplits,
-    budgets: tuple[int, ...],  # labels per class, up to the size of the smallest
-    draws: int,  # draws per budget for the line,
-    network_draws: int,  # and for the network
-    width: int,  # of the network
-    steps: int,  # of its training
+    cfg: LabelsSettings,
     device: torch.device,
-    progress: bool = True,
-) -> pd.DataFrame:  # method, budget, seed, score
+    folder: Path | None = None,  # where scores are kept as they come
+) -> pd.DataFrame:  # method, pretrained, budget, seed, score
     "Learning curves of a line and a network on images"
     task = LabelTask(splits.part('train')[1], splits.part('test')[1])
-    budgets = [b for b in budgets if b <= task.y_train.bincount().min()]
-    methods = image_methods(splits, width, steps, device)
-    seeds = {'raw+linear': draws, 'scratch': network_draws}
-    return label_efficiency(task, methods, budgets, seeds, progress,
-                            processes=processes(device))
+    budgets = [b for b in cfg.budgets if b <= task.y_train.bincount().min()]
+    return label_study(task, lambda reps, k: image_methods(splits, cfg, device), [{}],
+                       budgets, cfg.draws, device, folder)
 
 
 ON_IMAGES = dict(hungry='scratch', frugal='raw+linear')  # for `crossing`
 
-# %% ../../nbs/chapters/labels.ipynb #a4236d19
-PRESETS = dict(
-    quick=dict(data='digits', seeds=12, draws=10, network_draws=8, width=16, steps=100,
-               budgets=(1, 2, 5, 10, 20, 50)),
-    full=dict(data='fashion_mnist', seeds=64, draws=10, network_draws=5, width=64,
-              steps=1000, budgets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)))
-DATA = dict(digits=digits, fashion_mnist=fashion_mnist)
-STUDY = {'data', 'seeds'}  # settings that are not for `image_scores`
-settings = partial(choose_settings, PRESETS)
-
 # %% ../../nbs/chapters/labels.ipynb #1470ca8f
-def run(
-    preset: str = 'quick',  # 'quick': digits; 'full': Fashion-MNIST, best on a GPU
-    out: str | None = None,  # folder for the results; None: runs/labels-TIME
-    seed: int = 0,  # of the animals and of the images' split
-    device: str | None = None,  # cpu, cuda, mps; None: the best there is
-    **overrides,  # settings of the preset that differ: see `PRESETS`
-) -> Report | None:  # None: of all ranks but the first
+def measure(
+    learned: list[dict],  # nothing: here nothing is pre-trained
+    splits: ImageSplits,
+    cfg: LabelsSettings,
+    device: torch.device,
+    folder: Path | None = None,  # where scores are kept as they come
+    whole: bool = True,  # as everywhere; there is only the whole
+) -> Findings:
     "From how many labels on a network beats a line: on cats and dogs, and on images"
-    cfg, device = settings(preset, **overrides), get_device(device)
-    if cfg['data'] not in DATA:
-        raise ReplearnError(f'data is {cfg["data"]!r}: choose {" or ".join(DATA)}')
-    on_images = {k: v for k, v in cfg.items() if k not in STUDY}
-    start = time.perf_counter()
-    if end_ranks():  # too small to be shared by processes
-        return None
-    with run_folder('labels', out) as folder:
-        splits = DATA[cfg['data']](seed)
-        found = [score_study(study(world, MODELS, seeds=cfg['seeds'], seed=seed))
-                 for world in (TERRIERS, ALL_DOGS)]
-        found.append(image_scores(splits, **on_images, device=device))
-        seconds = round(time.perf_counter() - start, 1)
-        report = Report(
-            recipe='labels', preset=preset, data=splits.name, seed=seed,
-            device=device_name(device),
-            seconds=dict(pretrain=0., transfer=seconds, total=seconds),
-            scores=found[-1].assign(metric='accuracy').to_dict('records'),
-            headline=headline(*found))
-        report.save(folder, overview(*found, splits.name))
-    return report
+    terriers, dogs = (
+        score_study(study(world, MODELS, seeds=cfg.animals, seed=splits.seed))
+        for world in (TERRIERS, ALL_DOGS))
+    images = image_scores(splits, cfg, device, folder)
+    return Findings(
+        scores=images, headline=headline(terriers, dogs, images),
+        tables=dict(terriers=terriers, dogs=dogs),
+        figures=dict(figure=overview(terriers, dogs, images, splits.name)))
+
+
+experiment = Experiment(
+    name='labels', presets=PRESETS, load=load_images, measure=measure, shared=False,
+    doc='From how many labels on a network beats a line: on cats and dogs, and on images')
+run, _ = functions(experiment)
 
 # %% ../../nbs/chapters/labels.ipynb #9dc9f849
 def headline(
