@@ -7,7 +7,7 @@ __all__ = ['SEED', 'OUT', 'DEVICE', 'setting', 'Settings', 'checked', 'choose', 
            'label_study', 'Experiment', 'split_options', 'execute', 'save_all', 'finish', 'score_saved', 'split_seed',
            'functions']
 
-# %% ../nbs/experiment.ipynb #0239459a
+# %% ../nbs/experiment.ipynb #0fb1ee55
 import hashlib
 import inspect
 import json
@@ -26,7 +26,7 @@ from fastcore.docments import docments
 from matplotlib.figure import Figure
 from rich.console import Console
 
-# %% ../nbs/experiment.ipynb #a3573d03
+# %% ../nbs/experiment.ipynb #513649f1
 from .pretext.base import end_ranks
 from .representation import Representation
 from .transfer.report import Report, device_name
@@ -47,7 +47,7 @@ from replearn_nb.transfer.labels import (
     savings,
 )
 
-# %% ../nbs/experiment.ipynb #48cd8cca
+# %% ../nbs/experiment.ipynb #1b5ba21a
 def setting(
     default,  # of `quick`
     doc: str,  # in a few words, with the unit
@@ -76,7 +76,7 @@ class Settings:
                 value = checked(value, f.type, f.name, f.metadata)
             object.__setattr__(self, f.name, value)
 
-# %% ../nbs/experiment.ipynb #603e9663
+# %% ../nbs/experiment.ipynb #657e73dc
 def checked(
     value,
     kind: type,  # int, float, str, bool, or one of these | None
@@ -108,7 +108,7 @@ def checked(
                             f'not {value!r}')
     return kind(value)
 
-# %% ../nbs/experiment.ipynb #95d97010
+# %% ../nbs/experiment.ipynb #e4d2f91c
 def choose(
     presets: dict[str, Settings],
     preset: str,  # the name of one
@@ -134,7 +134,7 @@ def side_by_side(
             for f in fields(next(iter(presets.values())))}
     return pd.DataFrame(rows, index=[*presets, 'meaning']).T
 
-# %% ../nbs/experiment.ipynb #339370cb
+# %% ../nbs/experiment.ipynb #9fce79d5
 class Notes:
     "What a run was asked for, and the seconds of its stages, over interruptions"
     def __init__(
@@ -188,7 +188,7 @@ class Notes:
         total = sum(self.spent.values())
         return {k: round(v, 1) for k, v in (self.spent | dict(total=total)).items()}
 
-# %% ../nbs/experiment.ipynb #37bb7db9
+# %% ../nbs/experiment.ipynb #a6b0b304
 @dataclass(kw_only=True)
 class Findings:
     "What was measured, for the report"
@@ -200,7 +200,7 @@ class Findings:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # what else
     figures: dict[str, Figure] = field(default_factory=dict)  # 'figure': the main one
 
-# %% ../nbs/experiment.ipynb #ea908a8e
+# %% ../nbs/experiment.ipynb #f43e650a
 def kept_file(
     folder: Path | None,  # of what is kept until a run ends; None: nothing is kept
     what: str,  # of its kind
@@ -230,7 +230,7 @@ def label_study(
                          processes=processes(device))
         for k, reps in enumerate(learned)], ignore_index=True)
 
-# %% ../nbs/experiment.ipynb #074da3b9
+# %% ../nbs/experiment.ipynb #66397552
 @dataclass(kw_only=True)
 class Experiment:
     "A recipe: what is its own; `run` and `transfer` are the rest"
@@ -250,7 +250,11 @@ class Experiment:
         "What `load` can be asked for"
         return dict([*inspect.signature(self.load).parameters.items()][2:])
 
-# %% ../nbs/experiment.ipynb #7eefd66c
+    def functions(self) -> tuple[Callable, Callable]:
+        "`run` and `transfer`, for a chapter to export"
+        return functions(self)
+
+# %% ../nbs/experiment.ipynb #12891246
 def split_options(
     self: Experiment,
     asked: dict,  # of the command: options of `load` and settings
@@ -260,7 +264,7 @@ def split_options(
     options = {k: v for k, v in given.items() if k in self.options}
     return options, {k: v for k, v in given.items() if k not in options}
 
-# %% ../nbs/experiment.ipynb #0bc7fa12
+# %% ../nbs/experiment.ipynb #3785b550
 def execute(
     self: Experiment,
     preset: str,
@@ -295,7 +299,7 @@ def execute(
         return finish(found, learned, notes, folder, recipe=self.name, preset=preset,
                       data=data.name, device=device_name(device), seed=seed)
 
-# %% ../nbs/experiment.ipynb #c5222904
+# %% ../nbs/experiment.ipynb #62e15a33
 def save_all(
     learned: list[dict],  # of each pre-training: name -> Representation
     seed: int,  # of the first
@@ -342,7 +346,7 @@ def finish(
     (folder/'run.json').unlink(missing_ok=True)
     return report
 
-# %% ../nbs/experiment.ipynb #eaee7739
+# %% ../nbs/experiment.ipynb #b47896b0
 def score_saved(
     self: Experiment,
     rep: Representation,
@@ -383,7 +387,7 @@ def split_seed(
             f'seed {used} again, so that no test item was seen', soft_wrap=True)
     return used
 
-# %% ../nbs/experiment.ipynb #f48b1656
+# %% ../nbs/experiment.ipynb #6631db44
 def _parameter(name: str, kind, default, doc: str) -> inspect.Parameter:
     "Of a function that the command calls"
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
@@ -401,7 +405,7 @@ SEED = _parameter('seed', int, 0, 'of the split, the weights and the training')
 OUT = _parameter('out', str | None, None, 'folder of the results; else runs/NAME-TIME')
 DEVICE = _parameter('device', str | None, None, 'cpu, cuda, mps; else the best there is')
 
-# %% ../nbs/experiment.ipynb #91082555
+# %% ../nbs/experiment.ipynb #efafe78d
 def functions(
     self: Experiment,
 ) -> tuple[Callable, Callable]:  # `run` and `transfer` of a chapter

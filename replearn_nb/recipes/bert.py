@@ -48,7 +48,6 @@ from replearn_nb.experiment import (
     Experiment,
     Findings,
     Settings,
-    functions,
     kept_file,
     label_study,
     setting,
@@ -410,4 +409,4 @@ experiment = Experiment(
     name='bert', presets=PRESETS, load=load_splits, learn=learn_texts, measure=measure,
     reading=('unlabelled',), prescribed=lambda rep: dict(budgets=(1, 2, 5, 20, 100)),
     doc='Pre-train on texts without labels, then measure how few labels are needed')
-run, transfer = functions(experiment)
+run, transfer = experiment.functions()

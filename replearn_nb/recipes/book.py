@@ -60,18 +60,19 @@ BOOK = [
 # %% ../../nbs/chapters/book.ipynb #35e0e518
 def choose_preset(
     name: str,  # a chapter's
-) -> str:  # 'full' with a GPU, otherwise 'quick'
+) -> tuple[str, bool]:  # the size that its page runs; whether the full one follows
     "Say what a chapter will run on this machine, and about how long it takes"
     import torch  # takes seconds, and `replearn --help` reads the book too
 
+    size = os.environ.get('REPLEARN_PRESET', 'quick')  # tests: tiny
     c, gpu = {c.name: c for c in BOOK}[name], torch.cuda.is_available()
     print(f'{os.cpu_count()} CPU cores, '
           + (torch.cuda.get_device_name() if gpu else 'no GPU'))
-    print('This chapter runs its quick preset: '
+    print(f'This chapter runs its {size} preset: '
           f'about {c.minutes:g} min on two cores.')
     if gpu:
         print(f"Its last section then runs the full preset on the GPU: {c.full}. "
-              "For the quick one alone: preset = 'quick'.")
+              "For the quick one alone: full = False.")
     else:
         print("The full preset in its last section is left out: it wants a GPU.")
-    return 'full' if gpu else 'quick'
+    return size, gpu and size == 'quick'

@@ -59,7 +59,6 @@ from replearn_nb.experiment import (
     Experiment,
     Findings,
     Settings,
-    functions,
     kept_file,
     setting,
 )
@@ -702,4 +701,4 @@ experiment = Experiment(
     name='graphs', presets=PRESETS, load=load_sets, learn=learn, measure=measure,
     reading=('pretrain_on',), prescribed=lambda rep: dict(way='linear'),
     doc='Pre-train on molecules without labels; measure the labels saved, and the harm')
-run, transfer = functions(experiment)
+run, transfer = experiment.functions()

@@ -41,7 +41,6 @@ from replearn_nb.experiment import (
     Experiment,
     Findings,
     Settings,
-    functions,
     label_study,
     setting,
 )
@@ -470,7 +469,7 @@ def measure(
 experiment = Experiment(
     name='labels', presets=PRESETS, load=load_images, measure=measure, shared=False,
     doc='From how many labels on a network beats a line: on cats and dogs, and on images')
-run, _ = functions(experiment)
+run, _ = experiment.functions()
 
 # %% ../../nbs/chapters/labels.ipynb #9dc9f849
 def headline(

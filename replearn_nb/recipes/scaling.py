@@ -57,7 +57,6 @@ from replearn_nb.experiment import (
     Experiment,
     Findings,
     Settings,
-    functions,
     label_study,
     setting,
 )
@@ -412,4 +411,4 @@ experiment = Experiment(
     name='scaling', presets=PRESETS, load=load_splits, learn=learn, measure=measure,
     seeds=3, shared=False,
     doc='Vary size, data and time, fit the power laws, and look at the labels')
-run, _ = functions(experiment)
+run, _ = experiment.functions()

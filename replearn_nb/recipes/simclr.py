@@ -39,7 +39,6 @@ from replearn_nb.experiment import (
     Experiment,
     Findings,
     Settings,
-    functions,
     label_study,
     setting,
 )
@@ -314,7 +313,7 @@ experiment = Experiment(
     name='simclr', presets=PRESETS, load=load_splits, learn=learn, measure=measure,
     prescribed=lambda rep: dict(size=rep.preprocessing.size),
     doc='Pre-train on images without labels, then measure how few labels are needed')
-run, transfer = functions(experiment)
+run, transfer = experiment.functions()
 
 # %% ../../nbs/chapters/simclr.ipynb #04bc3ab5
 def monitor_score(splits: ImageSplits, encoder: nn.Module) -> float:
