@@ -103,7 +103,8 @@ LARGE = BERTSettings(
     dropout=.1, precision='bf16', read=256, steps=1000, tune_epochs=3, head_lr=1e-3,
     encoder_lr=1e-4, scratch_lr=3e-4, budgets=(10, 50, 500, 5000, 0), tasks=True)
 PRESETS = dict(
-    tiny=BERTSettings(epochs=1, steps=2, tune_epochs=0),
+    tiny=BERTSettings(epochs=1, bs=128, steps=2, tune_epochs=0, budgets=(5, 20),
+                      draws=2),
     quick=BERTSettings(),
     medium=BERTSettings(
         texts='imdb', depth=2, width=128, heads=4, hidden=256, vocab_size=8000, epochs=3,

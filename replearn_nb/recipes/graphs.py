@@ -194,7 +194,8 @@ class GraphsSettings(Settings):
 
 ALL = 'attrmask', 'context', 'supervised', 'supervised+context'
 PRESETS = dict(
-    tiny=GraphsSettings(molecules=300, epochs=1, steps=2, budgets=(5, 15), trees=3),
+    tiny=GraphsSettings(molecules=300, epochs=1, steps=2, budgets=(5, 15), draws=2,
+                        trees=3),
     quick=GraphsSettings(),
     medium=GraphsSettings(
         molecules=None, sets=('bbbp', 'tox21', 'sider'), layers=5, dim=48, k=5, r1=4,

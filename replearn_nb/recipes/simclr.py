@@ -74,7 +74,8 @@ class SimCLRSettings(Settings):
 
 
 PRESETS = dict(
-    tiny=SimCLRSettings(epochs=2, steps=2, scratch_steps=2),
+    tiny=SimCLRSettings(epochs=2, steps=2, scratch_steps=2, budgets=(1, 5),
+                        draws=2),
     quick=SimCLRSettings(),
     medium=SimCLRSettings(images='fashion_mnist', epochs=40, scratch_steps=600),
     full=SimCLRSettings(
