@@ -1,0 +1,83 @@
+"The options of each recipe's `run`, by which the command knows them at once"
+# Written by `python docs/options.py`: do not edit
+
+OPTIONS = {
+    'labels': {
+        'source': '85cd418fad2b4079',
+        'about': 'From how many labels on a network beats a line: on cats and dogs, and on images',
+        'options': [
+            ('preset', 'str', "'quick': digits; 'full': Fashion-MNIST, best on a GPU", 'quick'),
+            ('out', 'str', 'folder for the results; None: runs/labels-TIME', None),
+            ('seed', 'int', "of the animals and of the images' split", 0),
+            ('device', 'str', 'cpu, cuda, mps; None: the best there is', None),
+        ]},
+    'simclr': {
+        'source': '47b240e3667eef0a',
+        'about': 'Pre-train on images without labels, then measure how few labels are needed',
+        'options': [
+            ('preset', 'str', "'quick': digits on a CPU; 'full': CIFAR-10 on a GPU", 'quick'),
+            ('out', 'str', 'folder for the results; None: runs/simclr-TIME', None),
+            ('data', 'str', 'digits, fashion_mnist, cifar10 or a folder of images', None),
+            ('labels', 'str', 'CSV of files and labels, for a folder', None),
+            ('size', 'int', "pixels of a folder's images; None: 32 if quick", None),
+            ('seed', 'int', 'of the split, the weights and the training', 0),
+            ('seeds', 'int', 'pre-trainings: with seed, seed + 1, ...', 1),
+            ('device', 'str', 'cpu, cuda, mps; None: the best there is', None),
+            ('epochs', 'int', "of pre-training; None: the preset's", None),
+            ('bs', 'int', 'images per batch', None),
+            ('lr', 'float', 'highest learning rate', None),
+            ('temperature', 'float', 'of the contrastive loss', None),
+            ('precision', 'str', 'fp32, bf16, or fp16 on a GPU', None),
+            ('monitor', 'bool', 'show a k-NN score on validation images while it trains', False),
+        ]},
+    'bert': {
+        'source': '1b98671fab80d7ab',
+        'about': 'Pre-train on texts without labels, then measure how few labels are needed',
+        'options': [
+            ('preset', 'str', "'quick': docstrings on a CPU; 'full': IMDB on a GPU", 'quick'),
+            ('out', 'str', 'folder for the results; None: runs/bert-TIME', None),
+            ('data', 'str', 'docstrings, imdb, ag_news, trec, cr, mpqa; file, folder', None),
+            ('text_col', 'str', "a table's column of texts; None: text, review, ...", None),
+            ('label_col', 'str', 'its column of labels; None: label, class, ...', None),
+            ('unlabelled', 'str', 'more texts to pre-train on: a file or folder', None),
+            ('seed', 'int', 'of the split, the weights and the training', 0),
+            ('seeds', 'int', 'pre-trainings: with seed, seed+1, ...', 1),
+            ('device', 'str', 'cpu, cuda, mps; None: the best there is', None),
+            ('epochs', 'int', "of pre-training; None: the preset's", None),
+            ('bs', 'int', 'rows per batch', None),
+            ('lr', 'float', 'highest learning rate', None),
+            ('variant', 'str', 'bert, or cramming: the modern one', None),
+            ('vocab_size', 'int', 'pieces of words', None),
+            ('precision', 'str', 'fp32, bf16, or fp16 on a GPU', None),
+            ('beside', 'str', "a published BERT to compare: 'user/name' or a folder", None),
+        ]},
+    'scaling': {
+        'source': 'a2200406246cb795',
+        'about': 'Vary size, data and time, fit the power laws, and look at the labels',
+        'options': [
+            ('preset', 'str', "'quick': docstrings on a CPU; 'full': IMDB on a GPU", 'quick'),
+            ('out', 'str', 'folder for the results; None: runs/scaling-TIME', None),
+            ('seed', 'int', 'of the split, the weights and the training', 0),
+            ('device', 'str', 'cpu, cuda, mps; None: the best there is', None),
+            ('steps', 'int', "of each run; None: the preset's", None),
+            ('lr', 'float', 'learning rate after the warm-up', None),
+        ]},
+    'graphs': {
+        'source': '59126e4df9ed23d2',
+        'about': 'Pre-train on molecules without labels; measure the labels saved, and the harm',
+        'options': [
+            ('preset', 'str', "'quick': on a CPU; 'full': ZINC, MoleculeNet, on a GPU", 'quick'),
+            ('out', 'str', 'folder for the results; None: runs/graphs-TIME', None),
+            ('data', 'str', 'a table of molecules, or bbbp, tox21, sider, hiv, ...', None),
+            ('smiles_col', 'str', "the table's column of SMILES; None: smiles", None),
+            ('label_col', 'str', 'its columns of labels, with commas between them', None),
+            ('pretrain_on', 'str', 'a .smi file or a table: molecules without labels', None),
+            ('seed', 'int', 'of the molecules, the weights and the training', 0),
+            ('seeds', 'int', 'pre-trainings: with `seed`, seed + 1, ...', 1),
+            ('device', 'str', 'cpu, cuda, mps; None: the best there is', None),
+            ('epochs', 'int', "of each pretext task; None: the preset's", None),
+            ('bs', 'int', 'molecules per batch', None),
+            ('lr', 'float', 'highest learning rate of pre-training', None),
+            ('precision', 'str', 'fp32, bf16, or fp16 on a GPU', None),
+        ]},
+}
