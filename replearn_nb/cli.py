@@ -119,7 +119,7 @@ def add_group(
 
     group = typer.Typer(
         cls=Group, no_args_is_help=True, rich_markup_mode='markdown',
-        subcommand_metavar=f'{first} [OPTIONS]', epilog=f'Example: `{example}`')
+        options_metavar='', subcommand_metavar=f'{first} [OPTIONS]', epilog=f'Example: `{example}`')
 
     @group.callback()
     def _group():
@@ -234,7 +234,8 @@ def embed_command(
 
 
 add_group('embed', 'REPRESENTATION', embed_command, (
-    f'{embed.__doc__} It is a folder, or user/name on the Hugging Face hub.'),
+    'Turn items into vectors with a saved representation: its folder, or user/name on '
+    'the Hugging Face hub.'),
     'replearn embed runs/first/representation photos -o vectors.npy')
 
 # %% ../nbs/cli.ipynb #7eb74df4
@@ -306,8 +307,8 @@ def transfer_command(
 
 
 add_group('transfer', 'REPRESENTATION', transfer_command, (
-    'Score a saved representation on your own labelled data. '
-    'It is a folder, or user/name on the Hugging Face hub.'),
+    'Score a saved representation on your own labelled data: its folder, or user/name '
+    'on the Hugging Face hub.'),
     'replearn transfer runs/first/representation --data photos --labels labels.csv')
 
 # %% ../nbs/cli.ipynb #a1e7ae79
