@@ -513,19 +513,28 @@ def test_the_table_of_options_is_up_to_date():
     spec = importlib.util.spec_from_file_location('docs_options', path)
     options = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(options)
-    assert Path(options._options.__file__).read_text() == options.table()
+    assert cli.OPTIONS.read_text() == options.table()
     for c in BOOK:
         run = importlib.import_module(f'replearn_nb.recipes.{c.name}').run
         assert cli.recipe_options(c.name) == (cli.options_of(run), run.__doc__)
 
 
-def test_a_table_of_another_source_is_not_believed(replearn, monkeypatch):
-    wrong = cli.OPTIONS['labels'] | dict(options=[('speed', 'int', 'no such', 1)])
-    monkeypatch.setitem(cli.OPTIONS, 'labels', wrong)
-    assert '--speed' in replearn('run', 'labels', '--help')[1]  # of this source
-    monkeypatch.setitem(cli.OPTIONS, 'labels', wrong | dict(source='other'))
-    out = replearn('run', 'labels', '--help')[1]
-    assert '--speed' not in out and '--preset' in out
+def test_a_table_of_another_source_is_not_believed(replearn, monkeypatch, tmp_path):
+    "Nor one that is missing; the recipe is asked itself"
+    table = json.loads(cli.OPTIONS.read_text())
+    table['labels']['options'] = [['speed', 'int', 'no such', 1]]
+    shown = {}
+    for source in table['labels']['source'], 'another':
+        table['labels']['source'] = source
+        (tmp_path/'options.json').write_text(json.dumps(table))
+        shutil.copy(cli.OPTIONS.with_name('labels.py'), tmp_path)
+        with monkeypatch.context() as m:
+            m.setattr(cli, 'OPTIONS', tmp_path/'options.json')
+            shown[source] = replearn('run', 'labels', '--help')[1]
+    believed, asked = shown.values()
+    assert '--speed' in believed and '--speed' not in asked and '--preset' in asked
+    monkeypatch.setattr(cli, 'OPTIONS', tmp_path/'none'/'options.json')
+    assert '--preset' in replearn('run', 'labels', '--help')[1]
 
 
 def test_options_of_a_signature_that_is_computed():
