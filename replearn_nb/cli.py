@@ -100,17 +100,17 @@ def _typed(p: Parameter) -> Parameter:
     "With typer's option in the place of a text of help"
     kind, told = get_args(p.annotation)
     if isinstance(told, str):
-        least = dict(min=dict(seed=0, seeds=1)[p.name]) if p.name[:4] == 'seed' else {}
-        told = typer.Option(f'--{p.name.replace("_", "-")}', help=told, **least)
+        least = dict(seed=0, seeds=1).get(p.name)
+        told = typer.Option(f'--{p.name.replace("_", "-")}', help=told, min=least)
     return p.replace(annotation=Annotated[kind, told])
 
 # %% ../nbs/cli.ipynb #963fdb75
 def add_group(
-    name: str,
+    name: str,  # of the command
     first: str,  # what its first argument is, in capitals
     make: Callable,  # from the first argument to a command; None: there is none
-    about: str,
-    example: str,
+    about: str,  # what the command does
+    example: str,  # of how to call it
 ):
     "Add a command whose options depend on its first argument"
     class Group(TyperGroup):
@@ -119,7 +119,8 @@ def add_group(
 
     group = typer.Typer(
         cls=Group, no_args_is_help=True, rich_markup_mode='markdown',
-        options_metavar='', subcommand_metavar=f'{first} [OPTIONS]', epilog=f'Example: `{example}`')
+        options_metavar='', subcommand_metavar=f'{first} [OPTIONS]',
+        epilog=f'Example: `{example}`')
 
     @group.callback()
     def _group():
