@@ -368,4 +368,4 @@ def _right_options(e) -> str:
     if not command.params and hasattr(command, 'subcommand_metavar'):
         return f'{says}: give it after {command.subcommand_metavar.split()[0]}'
     known = [p.opts[0] for p in command.params if p.opts[0].startswith('-')]
-    return f'{says}: choose {", ".join(known)}'
+    return f'{says}: choose {", ".join(known or ["--help"])}'

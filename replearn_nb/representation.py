@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CARD', 'WEIGHTS', 'NEEDED', 'TIMM_ARGUMENTS', 'UNREAD', 'MODEL_CARD', 'Representation', 'read_card',
-           'read_weights', 'build_encoder', 'from_hub', 'open_card']
+           'open_card', 'read_weights', 'build_encoder', 'from_hub']
 
 # %% ../nbs/representation.ipynb #bb213249
 import importlib
@@ -212,6 +212,17 @@ def read_card(
         raise ReplearnError(f'{path}: {e}') from e
     return card
 
+# %% ../nbs/representation.ipynb #8a9a79a2
+def open_card(
+    where: str | Path,  # a folder, or 'user/name' on the Hugging Face hub
+) -> tuple[Path, dict]:  # the folder, on this machine; its card
+    "Find a representation and read its card"
+    folder = Path(where)
+    if not folder.exists():
+        folder = from_hub(str(where))
+    with one_sentence(f'read {folder}'):
+        return folder, read_card(folder)
+
 # %% ../nbs/representation.ipynb #3b763ba3
 def read_weights(
     path: Path,  # a .safetensors file
@@ -323,17 +334,6 @@ def from_hub(
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ReplearnError(f'{not_found}, and the Hugging Face hub gave none of that '
                             f'name ({why})') from e
-
-
-def open_card(
-    where: str | Path,  # a folder, or 'user/name' on the Hugging Face hub
-) -> tuple[Path, dict]:  # the folder, on this machine; its card
-    "Find a representation and read its card"
-    folder = Path(where)
-    if not folder.exists():
-        folder = from_hub(str(where))
-    with one_sentence(f'read {folder}'):
-        return folder, read_card(folder)
 
 # %% ../nbs/representation.ipynb #d0c263a7
 @patch
