@@ -250,7 +250,7 @@ def build_encoder(
     architecture: str,  # e.g. 'convnets.resnet18': of `replearn_nb.encoders`
     arguments: dict,
 ) -> nn.Module:
-    "Build an encoder by its name on a card; only a function made by `@builds` is called"
+    "Build an encoder by its name on a card, which can be a function of `@builds` only"
     module = architecture.rpartition('.')[0]
     if 'pretrained' in arguments:  # the weights come from the folder
         arguments = arguments | dict(pretrained=False)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
+# %% ../../nbs/data/images.ipynb #2e1514cf
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
