@@ -21,6 +21,7 @@ setup(
     url=cfg['git_url'], license='Apache-2.0',
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[lib, f'{lib}.*']), include_package_data=True,
+    package_data={f'{lib}.recipes': ['options.json']},
     install_requires=shlex.split(cfg.get('requirements', '')),
     extras_require=extras,
     long_description=(root/'README.md').read_text(encoding='utf-8'),

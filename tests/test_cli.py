@@ -1,4 +1,6 @@
 "The command: what it writes, what it says of wrong input, what an interruption leaves"
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -7,6 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -14,11 +19,11 @@ import pytest
 import torch
 from PIL import Image
 
-from replearn_nb import cli
+from replearn_nb import cli, core
 from replearn_nb.core import ReplearnError
 from replearn_nb.data.images import digits
 from replearn_nb.recipes import simclr
-from replearn_nb.recipes.book import BOOK
+from replearn_nb.recipes.book import BOOK, Chapter
 from replearn_nb.representation import CARD, Representation
 from replearn_nb.transfer.report import Report
 
@@ -225,13 +230,16 @@ def test_embed_a_column(replearn, tmp_path, monkeypatch, kind, option, column, w
         pre = TextPreprocessing(WordPieces('\n'.join(pieces).encode()), 9)
 
     class Network(torch.nn.Linear):
+        num_features = 1
+
         def forward(self, x):
             return torch.ones(len(x), 1)
 
     made = Representation(Network(1, 1), pre)
+    made.save(tmp_path/'rep')
     monkeypatch.setattr(Representation, 'load', lambda where: made)
     (tmp_path/'t.csv').write_text(TABLE)
-    args = 'embed', 'rep', tmp_path/'t.csv', '-o', tmp_path/'v.npy'
+    args = 'embed', tmp_path/'rep', tmp_path/'t.csv', '-o', tmp_path/'v.npy'
     code, said, err = replearn(*args, option, column)
     assert code == 0 and f'{len(want)} vectors' in said and 'left out' in said, err
     assert (tmp_path/'v.names.txt').read_text().split() == want
@@ -239,8 +247,9 @@ def test_embed_a_column(replearn, tmp_path, monkeypatch, kind, option, column, w
     assert code == 1 and 'no column nothing; its columns are: id, comment' in err
     other = '--smiles-col' if kind == 'text' else '--text-col'
     code, _, err = replearn(*args, other, column)
-    assert code == 1 and sentence(err) == (
-        f'{other} does not go with a representation of {kind}')
+    assert code == 2 and sentence(err) == (
+        f"replearn embed {tmp_path/'rep'} has no option {other}: choose --out, "
+        f'--device, --bs, {option}')
 
 
 @pytest.mark.parametrize('encoding', ['ascii', 'cp1252', 'cp437', 'utf-8'])
@@ -289,43 +298,263 @@ def sentence(err):
     (('embed', '{rep}', '{flat}', '-o', 'v.csv'), '.npy or .parquet'),
     (('embed', '{empty}', '{flat}'), 'holds no representation'),
     (('embed', '{labels}', '{flat}'), 'is a file: name the folder'),
-    (('embed', '{sound}', '{flat}'), 'is a representation of sound'),
+    (('embed', '{sound}', '{flat}'), "card.json: This replearn_nb knows no modality"),
+    (('transfer', '{sound}', '--help'), "knows no modality 'sound': if you defined it"),
+    (('embed', '{silent}', '{flat}'), "card.json lacks the field 'modality'"),
+    (('embed', 'nowhere', '{flat}'), "There is no folder 'nowhere'"),
+    (('transfer', 'nowhere', '--data', '{flat}'), "There is no folder 'nowhere'"),
     (('transfer', '{rep}', '--data', '{flat}'), 'has no labels: give a CSV'),
-    (('transfer', '{rep}', '--data', 'x.csv', '--text-col', 't'),
-     '--text-col does not go with a representation of images'),
     (('show', '{empty}'), 'report.json'),
 ])
 def test_wrong_input(replearn, photos, rep, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'empty').mkdir()
     (tmp_path/'wrong.csv').write_text('colour,when\nred,now\n')
-    shutil.copytree(rep, tmp_path/'sound')
-    card = json.loads((rep/CARD).read_text()) | dict(modality='sound')
-    (tmp_path/'sound'/CARD).write_text(json.dumps(card))
+    card = json.loads((rep/CARD).read_text())
+    del card['modality']
+    for name, own in dict(sound=dict(modality='sound'), silent={}).items():
+        shutil.copytree(rep, tmp_path/name)
+        (tmp_path/name/CARD).write_text(json.dumps(card | own))
     places = dict(empty=tmp_path/'empty', flat=photos/'flat', rep=rep,
                   labels=photos/'labels.csv', wrong=tmp_path/'wrong.csv',
-                  sound=tmp_path/'sound')
+                  sound=tmp_path/'sound', silent=tmp_path/'silent')
     code, _, err = replearn(*[a.format(**places) for a in args])
     assert code == 1 and says in sentence(err)
-    made = {'empty', 'wrong.csv', 'sound', 'runs'}
+    made = {'empty', 'wrong.csv', 'sound', 'silent', 'runs'}
     left = {p.name for p in tmp_path.iterdir()} - made
     assert not left, 'nothing is left behind'
     assert not (tmp_path/'runs').exists() or not any((tmp_path/'runs').iterdir())
 
 
+@pytest.mark.parametrize('args, says', [
+    (('run', 'labels', '--epochs', '3'),
+     'replearn run labels has no option --epochs: choose --preset, --out, --seed, '
+     '--device'),
+    (('run', '--epochs', '3', 'simclr'),
+     'replearn run has no option --epochs: give it after RECIPE'),
+    (('embed', '-o', 'v.npy', '{rep}', '.'),
+     'replearn embed has no option -o: give it after REPRESENTATION'),
+    (('embed', '{rep}', '.', '--text-col', 't'),
+     'replearn embed {rep} has no option --text-col: choose --out, --device, --bs'),
+    (('transfer', '{rep}', '--data', 'x.csv', '--text-col', 't'),
+     'replearn transfer {rep} has no option --text-col: choose --data, --labels, '
+     '--out, --seed, --device'),
+    (('show', '--wide', 'r'), 'replearn show has no option --wide: choose --help'),
+    (('--loud', 'list'), 'replearn has no option --loud: choose --debug'),
+])
+def test_a_wrong_option_is_told_which_are_right(replearn, rep, args, says):
+    code, _, err = replearn(*[a.format(rep=rep) for a in args])
+    assert code == 2 and sentence(err) == says.format(rep=rep)
+
+
 @pytest.mark.parametrize('args', [
     (), ('run',), ('run', 'nothing'), ('run', 'simclr', '--epochs', 'many'),
-    ('embed',), ('fly',), ('run', 'simclr', '--no-such-option', '1')])
+    ('embed',), ('fly',), ('transfer',), ('show',)])
 def test_wrong_command_line(replearn, args):
     code, out, err = replearn(*args)
     assert code == 2 and 'Traceback' not in out + err
 
 
-@pytest.mark.parametrize('args', [(), ('run',), ('run', 'simclr'), ('list',), ('show',),
-                                  ('embed',), ('transfer',)])
-def test_help_has_an_example(replearn, args):
-    code, out, _ = replearn(*args, '--help')
+@pytest.mark.parametrize('args', [
+    (), ('run',), ('run', 'simclr'), ('list',), ('show',), ('embed',), ('transfer',),
+    ('embed', '{rep}'), ('transfer', '{rep}')])
+def test_help_has_an_example(replearn, rep, args):
+    code, out, _ = replearn(*[a.format(rep=rep) for a in args], '--help')
     assert code == 0 and ('Example' in out or not args)
+
+
+def test_help_shows_the_options_of_the_modality(replearn, rep):
+    "And those of no other: these are images"
+    for command, has in dict(transfer={'--data', '--labels', '--seed'},
+                             embed={'--out', '--bs'}).items():
+        _, out, _ = replearn(command, rep, '--help')
+        assert has <= set(re.findall(r'--[a-z-]+', out))
+        assert not re.search('--(text|smiles|label)-col', out)
+    _, out, _ = replearn('transfer', rep, '--help')
+    said = ' '.join(re.sub('[│╭─╮╰╯]', ' ', out).split())
+    assert 'a CSV of files and labels, for a folder' in said  # the comment beside it
+
+
+MODALITY = """
+import torch
+from replearn_nb.core import Preprocessing, builds
+
+class Dots(Preprocessing):
+    kind = 'dots'
+
+    def count(self, items, every: int = 1):
+        return len(self.lines(items)[::every])
+
+    def batches(
+        self, items, bs=256, skipped=None,
+        every: int = 1,  # take each nth line only
+    ):
+        for i, line in list(enumerate(self.lines(items)))[::every]:
+            yield [f'line {i}'], self.prepare([line])
+
+    def lines(self, items):
+        return items.read_text().splitlines()
+
+    def prepare(self, items):
+        return torch.tensor([[float(o.count('.'))] for o in items])
+
+    @classmethod
+    def from_dict(cls, d):
+        cls.check(d)
+        return cls()
+
+@builds
+def dots_encoder(scale: float):
+    net = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(net.weight, scale)
+    torch.nn.init.zeros_(net.bias)
+    net.num_features = 1
+    return net
+"""
+
+
+class Shown:
+    "A report"
+    folder = 'here'
+
+    def show(self, console):
+        console.print('scored', self.scored)
+
+
+def test_a_modality_of_somebodys_own(replearn, tmp_path, monkeypatch):
+    "A module outside the package: saved, loaded, embedded and scored"
+    for known, name in [(core.Preprocessing.known, 'dots'),
+                        (core.BUILDERS, 'my_dots.dots_encoder')]:
+        monkeypatch.setitem(known, name, None)  # taken out again at the end
+    (tmp_path/'my_dots.py').write_text(MODALITY)
+    monkeypatch.syspath_prepend(tmp_path)
+    my_dots = importlib.import_module('my_dots')
+    rep = Representation(my_dots.dots_encoder(2.), my_dots.Dots())
+    rep.save(tmp_path/'r')
+    (tmp_path/'items').write_text('.\n..\n....\n')
+    want = np.array([[2], [4], [8]], np.float32)
+    again = Representation.load(tmp_path/'r')
+    assert type(again.preprocessing) is my_dots.Dots
+    assert np.array_equal(again.embed(tmp_path/'items', device='cpu'), want)
+
+    args = 'embed', tmp_path/'r', tmp_path/'items', '-o', tmp_path/'v.npy'
+    code, said, err = replearn(*args, '--every', 2)
+    assert code == 0 and '2 vectors' in said, err
+    assert np.array_equal(np.load(tmp_path/'v.npy'), want[::2])
+    assert (tmp_path/'v.names.txt').read_text() == 'line 0\nline 2\n'
+    assert 'take each nth line only' in replearn('embed', tmp_path/'r', '--help')[1]
+
+    code, _, err = replearn('transfer', tmp_path/'r', '--data', 'd')
+    assert (code, err) == (1, 'No recipe scores representations of dots')
+
+    def score(rep, data: str, sharp: bool = False):  # a folder of dots
+        "Score dots"
+        Shown.scored = f'{rep.preprocessing.kind} {data} {sharp}'
+        return Shown()
+
+    recipe = types.ModuleType('replearn_nb.recipes.dotted')
+    recipe.transfer = score
+    monkeypatch.setitem(sys.modules, recipe.__name__, recipe)
+    entry = Chapter('dotted', 'Dots', 'Dots.', 1, '', scores='dots')
+    monkeypatch.setattr(cli, 'BOOK', [*BOOK, entry])
+    code, said, err = replearn('transfer', tmp_path/'r', '--data', 'd', '--sharp')
+    assert code == 0 and 'scored dots d True' in said, err
+
+
+LOADED = """
+import contextlib, io, sys
+from replearn_nb.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    try: main(sys.argv[1:])
+    except SystemExit as e: assert e.code == 0, e.code
+assert out.getvalue()
+heavy = {'torch', 'fastai', 'numpy', 'pandas', 'matplotlib', 'sklearn'}
+print(*heavy & set(sys.modules))
+"""
+PLAIN = """
+import typer
+app = typer.Typer(rich_markup_mode='markdown', add_completion=False)
+@app.command(epilog='Example: `plain`')
+def plain(preset: str = typer.Option('quick', help='which one')): 'Do it'
+app(['--help'])
+"""
+AT_ONCE = [('--help',), ('list',), ('run', '--help'), ('embed', '--help'),
+           ('transfer', '--help'), *(('run', c.name, '--help') for c in BOOK)]
+
+
+@pytest.mark.parametrize('args', AT_ONCE, ids=' '.join)
+def test_what_only_tells_imports_nothing_heavy(args):
+    done = subprocess.run([sys.executable, '-c', LOADED, *args], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def seconds(*args):
+    "The shortest of three calls of a program"
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, '-c', *args], capture_output=True, check=True)
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def test_help_takes_about_as_long_as_any_help_of_typer():
+    program, plain = 'from replearn_nb.cli import main; main()', seconds(PLAIN)
+    for args in AT_ONCE[:3] + AT_ONCE[-1:]:
+        took = seconds(program, *args)
+        assert took < 4 * plain, f'{args}: {took:.2f} s, a plain --help {plain:.2f} s'
+
+
+def test_the_table_of_options_is_up_to_date():
+    "If not: python docs/options.py"
+    path = Path(__file__).parents[1]/'docs'/'options.py'
+    spec = importlib.util.spec_from_file_location('docs_options', path)
+    options = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(options)
+    assert cli.OPTIONS.read_text() == options.table()
+    for c in BOOK:
+        run = importlib.import_module(f'replearn_nb.recipes.{c.name}').run
+        assert cli.recipe_options(c.name) == (cli.options_of(run), run.__doc__)
+
+
+def test_a_table_of_another_source_is_not_believed(replearn, monkeypatch, tmp_path):
+    "Nor one that is missing; the recipe is asked itself"
+    table = json.loads(cli.OPTIONS.read_text())
+    table['labels']['options'] = [['speed', 'int', 'no such', 1]]
+    shown = {}
+    for source in table['labels']['source'], 'another':
+        table['labels']['source'] = source
+        (tmp_path/'options.json').write_text(json.dumps(table))
+        shutil.copy(cli.OPTIONS.with_name('labels.py'), tmp_path)
+        with monkeypatch.context() as m:
+            m.setattr(cli, 'OPTIONS', tmp_path/'options.json')
+            shown[source] = replearn('run', 'labels', '--help')[1]
+    believed, asked = shown.values()
+    assert '--speed' in believed and '--speed' not in asked and '--preset' in asked
+    monkeypatch.setattr(cli, 'OPTIONS', tmp_path/'none'/'options.json')
+    assert '--preset' in replearn('run', 'labels', '--help')[1]
+
+
+def test_options_of_a_signature_that_is_computed():
+    "As a recipe's `run` may have: help stands in the annotations"
+    def run(**settings):
+        return settings
+    run.__signature__ = inspect.Signature([
+        inspect.Parameter('lr', inspect.Parameter.KEYWORD_ONLY, default=.1,
+                          annotation=Annotated[float, 'learning rate']),
+        inspect.Parameter('text_col', inspect.Parameter.KEYWORD_ONLY, default=None,
+                          annotation=Annotated[str | None, 'the column']),
+        inspect.Parameter('budgets', inspect.Parameter.KEYWORD_ONLY, default=(1, 5),
+                          annotation=Annotated[tuple[int, ...], 'labels'])])
+    lr, column = cli.options_of(run)
+    assert lr.annotation == Annotated[float, 'learning rate'] and lr.default == .1
+    assert column.name == 'text_col' and column.default is None
+    found = []
+    command = cli.as_command(lambda **kw: found.append(kw), [lr, column], 'Try', 'x')
+    command.main(['--lr', '.5', '--text-col', 't'], standalone_mode=False)
+    assert found == [dict(lr=.5, text_col='t')]
 
 
 def test_debug_shows_the_traceback():

@@ -115,7 +115,11 @@ def test_a_folder_with_other_files_is_left_alone(rep, tmp_path):
 
 @pytest.mark.parametrize('changed,says', [
     (dict(arguments=None), "field 'arguments' is None"),
-    (dict(modality=[]), "field 'modality' is"), (dict(format='9'), "field 'format' is"),
+    (dict(modality=[]), "field 'modality' is"),
+    (dict(modality='smells'), "knows no modality 'smells'"),
+    (dict(modality='../images'), "knows no modality '../images'"),
+    (dict(modality='sources'), "knows no modality 'sources'"),
+    (dict(format='9'), "field 'format' is"),
     (dict(architecture=3), "field 'architecture' is 3"),
     (dict(preprocessing=[]), "field 'preprocessing' is"),
     (dict(preprocessing={}), 'preprocessing: '),
@@ -127,6 +131,37 @@ def test_a_card_that_was_edited(rep, tmp_path, changed, says):
     (tmp_path/'r'/CARD).write_text(json.dumps(card))
     with pytest.raises(ReplearnError, match=says):
         Representation.load(tmp_path/'r')
+
+
+@pytest.mark.parametrize('field', ['modality', 'architecture', 'preprocessing'])
+def test_a_card_without_a_field(rep, tmp_path, field):
+    rep.save(tmp_path/'r')
+    card = json.loads((tmp_path/'r'/CARD).read_text())
+    del card[field]
+    (tmp_path/'r'/CARD).write_text(json.dumps(card))
+    with pytest.raises(ReplearnError, match=f"lacks the field '{field}'"):
+        Representation.load(tmp_path/'r')
+
+
+def test_a_user_of_images_loads_nothing_for_texts_or_molecules(rep, images, tmp_path):
+    "The card's modality is imported, and no other"
+    rep.save(tmp_path/'r')
+    np.save(tmp_path/'x.npy', images.numpy())
+    out = in_process(f'''
+import sys
+import numpy as np
+import replearn_nb.representation as r
+print(*[m for m in sys.modules if m.startswith('replearn_nb.data.')])
+rep = r.Representation.load({str(tmp_path/'r')!r})
+assert rep.embed(np.load({str(tmp_path/'x.npy')!r}), device='cpu').shape[0] == 20
+print(*[m for m in sys.modules if m.startswith('replearn_nb.data.')])
+print(*{{'torchtext', 'sentencepiece', 'rdkit'}} & set(sys.modules))
+''')
+    before, after, others = out.split('\n')[:3]
+    assert before == 'replearn_nb.data.sources' and not others
+    assert 'replearn_nb.data.images' in after
+    assert not {'replearn_nb.data.text', 'replearn_nb.data.molecules'} & set(
+        after.split())
 
 
 def test_a_name_for_tables(rep):

@@ -23,10 +23,11 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
+# %% ../../nbs/data/images.ipynb #2e1514cf
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,8 +41,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core import ReplearnError, atomic_path, mix_seed, tensor_dls, track
 from .sources import fetch, file_sha256, local_file
+from replearn_nb.core import (
+    Preprocessing,
+    ReplearnError,
+    atomic_path,
+    mix_seed,
+    tensor_dls,
+    track,
+)
 from replearn_nb.data.tables import (
     LABEL_COLUMNS,
     TABLES,
@@ -778,7 +786,7 @@ def _xy(batch) -> tuple[Tensor, Tensor]:
 
 # %% ../../nbs/data/images.ipynb #ddcb777b
 @dataclass
-class ImagePreprocessing:
+class ImagePreprocessing(Preprocessing):
     "What an image goes through on its way to an encoder"
     size: int  # pixels, of a square
     channels: int  # 3: RGB, 1: grey
@@ -801,16 +809,48 @@ class ImagePreprocessing:
         std[std < 1e-6] = 1  # one colour only
         return cls(x.shape[-1], x.shape[1], mean.tolist(), std.tolist())
 
-# %% ../../nbs/data/images.ipynb #db1e6a0d
-@patch
-def normalise(
-    self: ImagePreprocessing,
-    x: Tensor,  # (n, C, H, W), uint8 or float in [0, 1]
-) -> Tensor:  # float32, of mean 0 and standard deviation 1 where it was fitted
-    "What the encoder takes"
-    mean, std = (_on(x.device, *v) for v in (self.mean, self.std))
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    return (x - mean) / std
+    @classmethod
+    def from_dict(cls, d: dict):  # what `to_dict` gave
+        "The preprocessing that a card holds; an error names the field that is wrong"
+        cls.check(
+            d, size=lambda v: type(v) is int and v > 0, channels=lambda v: v in (1, 3),
+            mean=lambda v: len(v) == d['channels'] and all(map(math.isfinite, v)),
+            std=lambda v: len(v) == d['channels'] and all(0 < s < math.inf for s in v))
+        return cls(d['size'], d['channels'], d['mean'], d['std'])
+
+    def normalise(
+        self,
+        x: Tensor,  # (n, C, H, W), uint8 or float in [0, 1]
+    ) -> Tensor:  # float32, of mean 0 and standard deviation 1 where it was fitted
+        "What the encoder takes"
+        mean, std = (_on(x.device, *v) for v in (self.mean, self.std))
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return (x - mean) / std
+
+    def count(self, items) -> int:  # what `batches` takes
+        "How many images there are, readable or not"
+        return len(_listed(items)[0])
+
+    def batches(
+        self,
+        items,  # a folder, path, PIL image, (n, ...) or (H, W, C) array, or a list
+        bs: int = 256,  # images per batch
+        skipped: list | None = None,  # gets (name, why) of those that can't be read
+    ) -> Iterator[tuple[list[str], Tensor]]:  # names; uint8 (n, channels, size, size)
+        "Images of any kind in batches of the encoder's size, with their names"
+        items, names = _listed(items, say=True)
+        if not len(items):
+            raise ReplearnError('No images were given')
+        if not isinstance(items, np.ndarray | Tensor):
+            yield from _read_batches(self, items, names, bs, skipped)
+            return
+        for i in range(0, len(items), bs):
+            x = _resize(as_uint8(items[i:i + bs]), self.size, self.channels)
+            yield [str(i + j) for j in range(len(x))], x
+
+    def prepare(self, items) -> Tensor:  # uint8 (n, channels, size, size)
+        "All of `batches` at once, for what fits in memory"
+        return torch.cat([x for _, x in self.batches(items)])
 
 # %% ../../nbs/data/images.ipynb #5e87658e
 @lru_cache(maxsize=16)  # so that a GPU is not waited for in each batch
@@ -818,34 +858,6 @@ def normalise(
 def _on(device: torch.device, *values: float) -> Tensor:
     "A value per channel, on `device`"
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-
-# %% ../../nbs/data/images.ipynb #72468568
-@patch
-def to_dict(self: ImagePreprocessing) -> dict:  # for JSON
-    "What a representation's card keeps"
-    return dict(kind=self.kind, **asdict(self))
-
-# %% ../../nbs/data/images.ipynb #cc1d57c1
-@patch(cls_method=True)
-def from_dict(
-    cls: ImagePreprocessing,
-    d: dict,  # what `to_dict` gave
-) -> ImagePreprocessing:
-    "The preprocessing that a card holds; an error names the field that is wrong"
-    right = dict(
-        kind=lambda v: v == cls.kind, size=lambda v: type(v) is int and v > 0,
-        channels=lambda v: v in (1, 3),
-        mean=lambda v: len(v) == d['channels'] and all(map(math.isfinite, v)),
-        std=lambda v: len(v) == d['channels'] and all(0 < s < math.inf for s in v))
-    for name, is_right in right.items():
-        try:
-            ok = is_right(d[name])
-        except (KeyError, TypeError):  # it is missing, or of another type
-            ok = False
-        if not ok:
-            raise ReplearnError('The card holds no preprocessing of images: its '
-                                f'{name!r} is {d.get(name, "missing")!r}')
-    return cls(d['size'], d['channels'], d['mean'], d['std'])
 
 # %% ../../nbs/data/images.ipynb #d6cc0981
 def _listed(
@@ -870,34 +882,14 @@ def _listed(
     return items, [_name(o) if isinstance(o, str | Path) else str(i)
                    for i, o in enumerate(items)]
 
-# %% ../../nbs/data/images.ipynb #40f0119b
-@patch
-def count(
-    self: ImagePreprocessing,
-    items,  # what `batches` takes
-) -> int:
-    "How many images there are, readable or not"
-    return len(_listed(items)[0])
-
 # %% ../../nbs/data/images.ipynb #cf707a11
-@patch
-def batches(
-    self: ImagePreprocessing,
-    items,  # a folder, path, PIL image, (n, ...) or (H, W, C) array, a list of these
-    bs: int = 256,  # images per batch
-    skipped: list | None = None,  # gets (name, why) of those that can't be read
-) -> Iterator[tuple[list[str], Tensor]]:  # names; uint8 (n, channels, size, size)
-    "Images of any kind in batches of the encoder's size, with their names"
-    items, names = _listed(items, say=True)
-    if not len(items):
-        raise ReplearnError('No images were given')
-    if isinstance(items, np.ndarray | Tensor):
-        for i in range(0, len(items), bs):
-            x = _resize(as_uint8(items[i:i + bs]), self.size, self.channels)
-            yield [str(i + j) for j in range(len(x))], x
-        return
+def _read_batches(
+    pre: ImagePreprocessing, items: Sequence, names: Sequence[str], bs: int,
+    skipped: list | None,  # as in `batches`
+) -> Iterator[tuple[list[str], Tensor]]:
+    "Images that are read one by one; what can't be read, or is dark, is said"
     names, skipped, dark = iter(names), [] if skipped is None else skipped, 0
-    for chunk in _read(items, partial(_load, self), bs):
+    for chunk in _read(items, partial(_load, pre), bs):
         named = list(zip(chunk, names))  # noqa: B905 (names go on after the chunk)
         good = [(a, name) for a, name in named if isinstance(a, np.ndarray)]
         skipped += [(n, str(a)) for a, n in named if not isinstance(a, np.ndarray)]
@@ -914,12 +906,3 @@ def _load(pre: ImagePreprocessing, item) -> np.ndarray:
     if isinstance(item, np.ndarray | Tensor):
         return _resize(as_uint8(item[None]), pre.size, pre.channels)[0].numpy()
     return load_image(item, pre.size, pre.channels)
-
-# %% ../../nbs/data/images.ipynb #aba8b289
-@patch
-def prepare(
-    self: ImagePreprocessing,
-    items,  # what `batches` takes
-) -> Tensor:  # uint8 (n, channels, size, size)
-    "All of `batches` at once, for what fits in memory"
-    return torch.cat([x for _, x in self.batches(items)])

@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..core import ReplearnError, atomic_path, need_extra
+from ..core import Preprocessing, ReplearnError, atomic_path, need_extra
 from .sources import fetch
 from replearn_nb.data.tables import (
     TABLES,
@@ -827,34 +827,44 @@ def fingerprints(
 
 # %% ../../nbs/data/molecules.ipynb #4863ab14
 @dataclass
-class MoleculePreprocessing:
+class MoleculePreprocessing(Preprocessing):
     "From SMILES to graphs with the features of Hu et al. (2020)"
     features: str = 'hu2020'  # the tables above
 
     kind = 'molecules'
 
-    def normalise(self, graphs: Graphs) -> Graphs:
-        "What the encoder takes: the graphs as they are"
-        return graphs
-
-    def to_dict(self) -> dict:  # for JSON
-        "What a representation's card keeps"
-        return dict(kind=self.kind, features=self.features)
-
     @classmethod
     def from_dict(cls, d: dict):  # what `to_dict` gave
         "The preprocessing that a card holds; an error names the field that is wrong"
-        for name, right in cls().to_dict().items():
-            found = d.get(name, 'missing') if isinstance(d, dict) else 'missing'
-            if found != right:
-                raise ReplearnError('The card holds no preprocessing of molecules: its '
-                                    f'{name!r} is {found!r}')
+        cls.check(d, features=lambda v: v == cls.features)
         return cls()
+
+    def count(self, items, smiles_col: str | None = None) -> int:  # as in `batches`
+        "How many molecules there are, readable or not"
+        return len(as_smiles(items, smiles_col))
+
+    def batches(
+        self,
+        items,  # what `as_smiles` takes
+        bs: int = 256,  # molecules per batch
+        skipped: list | None = None,  # gets (SMILES, why) of those that can't be read
+        smiles_col: str | None = None,  # a table's column of SMILES; None: smiles
+    ) -> Iterator[tuple[list[str], Graphs]]:  # SMILES; graphs
+        "Molecules in batches, with their SMILES as names"
+        mols = from_smiles('molecules', as_smiles(items, smiles_col))
+        if skipped is not None:
+            skipped += mols.skipped
+        for i in torch.arange(len(mols)).split(bs):
+            yield [mols.smiles[k] for k in i.tolist()], mols.graphs[i]
+
+    def prepare(self, items) -> Graphs:  # what `as_smiles` takes
+        "All graphs at once"
+        return from_smiles('molecules', as_smiles(items)).graphs
 
 # %% ../../nbs/data/molecules.ipynb #fe1f5500
 def as_smiles(
     items,  # a SMILES, a list of them, or the `Path` of a table or of lines
-    smiles_col: str = 'smiles',  # the table's column
+    smiles_col: str | None = None,  # the table's column; None: smiles
 ) -> list[str]:
     "SMILES from wherever they are: a string is one, a `Path` is a file of them"
     if isinstance(items, str):
@@ -865,7 +875,7 @@ def as_smiles(
         return list(items)
     if is_table(items):
         table = _read_table(items)
-        return table[pick_column(table, items, smiles_col)].tolist()
+        return table[pick_column(table, items, smiles_col, ['smiles'])].tolist()
     if str(items).lower().removesuffix('.gz').endswith(LINES):
         return read_smi(items)
     raise ReplearnError(f'{items} is not read: molecules come as SMILES in a file that '
@@ -875,30 +885,3 @@ def as_smiles(
 def is_table(path: str | Path) -> bool:
     "Whether a file is a table, by its name"
     return str(path).lower().removesuffix('.gz').endswith(TABLES)
-
-# %% ../../nbs/data/molecules.ipynb #9f24d1e6
-@patch
-def count(self: MoleculePreprocessing, items) -> int:
-    "How many molecules there are, readable or not"
-    return len(as_smiles(items))
-
-
-@patch
-def batches(
-    self: MoleculePreprocessing,
-    items,  # what `as_smiles` takes
-    bs: int = 256,  # molecules per batch
-    skipped: list | None = None,  # gets (SMILES, why) of those that can't be read
-) -> Iterator[tuple[list[str], Graphs]]:  # SMILES; graphs
-    "Molecules in batches, with their SMILES as names"
-    mols = from_smiles('molecules', as_smiles(items))
-    if skipped is not None:
-        skipped += mols.skipped
-    for i in torch.arange(len(mols)).split(bs):
-        yield [mols.smiles[k] for k in i.tolist()], mols.graphs[i]
-
-
-@patch
-def prepare(self: MoleculePreprocessing, items) -> Graphs:
-    "All graphs at once"
-    return from_smiles('molecules', as_smiles(items)).graphs

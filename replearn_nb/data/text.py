@@ -42,9 +42,15 @@ from sentencepiece import SentencePieceTrainer
 from torch import Tensor, nn
 from torchtext.data.functional import load_sp_model, sentencepiece_numericalizer
 
-from ..core import ReplearnError, mix_seed, tensor_dls, write_json
 from .images import given_parts, stratified
 from .sources import fetch, file_sha256, local_file
+from replearn_nb.core import (
+    Preprocessing,
+    ReplearnError,
+    mix_seed,
+    tensor_dls,
+    write_json,
+)
 from replearn_nb.data.tables import (
     LABEL_COLUMNS,
     TABLES,
@@ -798,19 +804,12 @@ def dls(
 
 # %% ../../nbs/data/text.ipynb #74be7051
 @dataclass
-class TextPreprocessing:
+class TextPreprocessing(Preprocessing):
     "What a text goes through on its way to an encoder"
     tok: Tokenizer
     max_len: int = 128  # tokens with [CLS] and [SEP]; a text is cut there
 
     kind = 'text'
-
-    def normalise(
-        self,
-        x: Tensor,  # token ids
-    ) -> Tensor:
-        "What the encoder takes: the ids as they are"
-        return x
 
     def files(self) -> dict[str, bytes]:
         "Name and content of what a representation's folder keeps of it"
@@ -822,28 +821,51 @@ class TextPreprocessing:
                     sha256=self.tok.sha256, vocab_size=self.tok.vocab_size,
                     max_len=self.max_len)
 
-# %% ../../nbs/data/text.ipynb #d05e422b
-@patch(cls_method=True)
-def from_dict(
-    cls: TextPreprocessing,
-    d: dict,  # what `to_dict` gave, and the `folder` of the tokenizer's file
-) -> TextPreprocessing:
-    "The preprocessing that a card holds; an error names what is wrong"
-    kinds = {k.kind: k for k in (SentencePieces, WordPieces)}
-    right = dict(kind=lambda v: v == cls.kind, tokenizer=lambda v: v in kinds,
-                 file=lambda v: v == kinds[d['tokenizer']].file,
-                 max_len=lambda v: type(v) is int and v > 2)
-    for name, is_right in right.items():
-        if name not in d or not is_right(d[name]):
-            raise ReplearnError('The card holds no preprocessing of text: its '
-                                f'{name!r} is {d.get(name, "missing")!r}')
-    path = Path(d['folder'])/d['file']
-    if not path.exists():
-        raise ReplearnError(f'the tokenizer {path.name} is missing')
-    if file_sha256(path) != d.get('sha256'):
-        raise ReplearnError(f'{path.name} is damaged, or the tokenizer of another '
-                            'model: its sha256 differs')
-    return cls(kinds[d['tokenizer']](path.read_bytes()), d['max_len'])
+    @classmethod
+    def from_dict(cls, d: dict):  # what `to_dict` gave, and the `folder` of its file
+        "The preprocessing that a card holds; an error names what is wrong"
+        kinds = {k.kind: k for k in (SentencePieces, WordPieces)}
+        cls.check(d, tokenizer=lambda v: v in kinds,
+                  file=lambda v: v == kinds[d['tokenizer']].file,
+                  max_len=lambda v: type(v) is int and v > 2)
+        path = Path(d['folder'])/d['file']
+        if not path.exists():
+            raise ReplearnError(f'the tokenizer {path.name} is missing')
+        if file_sha256(path) != d.get('sha256'):
+            raise ReplearnError(f'{path.name} is damaged, or the tokenizer of another '
+                                'model: its sha256 differs')
+        return cls(kinds[d['tokenizer']](path.read_bytes()), d['max_len'])
+
+    def count(self, items, text_col: str | None = None) -> int:  # as in `batches`
+        "How many texts there are, empty or not"
+        return len(listed(items, text_col)[0])
+
+    def batches(
+        self,
+        items,  # what `listed` takes
+        bs: int = 256,  # texts per batch of an encoder; 64 batches are given at once
+        skipped: list | None = None,  # gets (name, why) of those that are empty
+        text_col: str | None = None,  # a table's column of texts; None: text, review...
+    ) -> Iterator[tuple[list[str], Tensor]]:  # names; int32 (n, length)
+        "Token ids of 64 * bs texts at a time, which an encoder sorts by length"
+        rows, empty, cut = *_rows(items, text_col), 0
+        if skipped is not None:
+            skipped += empty
+        for i in range(0, len(rows), 64 * bs):
+            names, texts = zip(*rows[i:i + 64 * bs], strict=True)
+            ids = self.tok.encode(texts)
+            cut += sum(len(t) > self.max_len - 2 for t in ids)
+            yield list(names), self.pad(ids)
+        if empty or cut:
+            print(f'Of {len(empty) + len(rows)} texts {len(empty)} are empty and left '
+                  f'out, {cut} are cut at {self.max_len} tokens', file=sys.stderr)
+
+    def prepare(
+        self,
+        items: Sequence[str],  # texts; an empty one is a row of [CLS] [SEP]
+    ) -> Tensor:  # int32 (n, length)
+        "All texts as token ids at once"
+        return self.pad(self.tok.encode([clean(t) for t in items]))
 
 # %% ../../nbs/data/text.ipynb #62928c15
 def listed(
@@ -864,43 +886,20 @@ def listed(
             raise ReplearnError(f'Texts are strings; item {i} is {type(o).__name__}')
     return items, [str(i) for i in range(len(items))]
 
-
-@patch
-def count(self: TextPreprocessing, items, text_col: str | None = None) -> int:
-    "How many texts there are, empty or not"
-    return len(listed(items, text_col)[0])
-
 # %% ../../nbs/data/text.ipynb #6ca500ce
-@patch
-def batches(
-    self: TextPreprocessing,
-    items,  # what `listed` takes
-    bs: int = 256,  # texts per batch of an encoder; 64 batches are given at once
-    skipped: list | None = None,  # gets (name, why) of those that are empty
-    text_col: str | None = None,  # a table's column of texts
-) -> Iterator[tuple[list[str], Tensor]]:  # names; int32 (n, length)
-    "Token ids of 64 * bs texts at a time, which an encoder sorts by length, and names"
+def _rows(
+    items, text_col: str | None = None  # as in `listed`
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:  # (name, text); (name, why)
+    "Texts with words in them, mended and named, and those that are left out"
     counts = Counter()
     texts, names = listed(items, text_col, counts)
-    texts = [clean(t, counts) for t in texts]
+    rows = [(n, clean(t, counts)) for n, t in zip(names, texts, strict=True)]
     for what, n in counts.items():
         print(f'{n} {what}', file=sys.stderr)
-    empty = [(n, 'the text is empty') for n, t in zip(names, texts, strict=True)
-             if not t]
+    empty = [(n, 'the text is empty') for n, t in rows if not t]
     if len(empty) == len(texts):
         raise ReplearnError(f'None of {len(texts)} texts has any words in it')
-    if skipped is not None:
-        skipped += empty
-    rows = [(n, t) for n, t in zip(names, texts, strict=True) if t]
-    cut = 0
-    for i in range(0, len(rows), 64 * bs):
-        names, texts = zip(*rows[i:i + 64 * bs], strict=True)
-        ids = self.tok.encode(texts)
-        cut += sum(len(t) > self.max_len - 2 for t in ids)
-        yield list(names), self.pad(ids)
-    if empty or cut:
-        print(f'Of {len(empty) + len(rows)} texts {len(empty)} are empty and left out, '
-              f'{cut} are cut at {self.max_len} tokens', file=sys.stderr)
+    return [(n, t) for n, t in rows if t], empty
 
 # %% ../../nbs/data/text.ipynb #3cb7e5f1
 @patch
@@ -915,12 +914,3 @@ def pad(
     for i, row in enumerate(rows):
         x[i, :len(row)] = row
     return torch.from_numpy(x)
-
-
-@patch
-def prepare(
-    self: TextPreprocessing,
-    items: Sequence[str],  # texts; an empty one is a row of [CLS] [SEP]
-) -> Tensor:  # int32 (n, length)
-    "All texts as token ids at once"
-    return self.pad(self.tok.encode([clean(t) for t in items]))

@@ -19,6 +19,7 @@ class Chapter:
     minutes: float  # that the notebook takes on two CPU cores
     full: str  # what the preset `full` runs, and about how long
     needs: tuple[str, ...] = ()  # the chapters to read before it
+    scores: str = ''  # the modality whose representations its `transfer` scores
     paper: str = ''  # where the idea comes from: an address, or nothing
 
 # %% ../../nbs/chapters/book.ipynb #ae6a460b
@@ -34,13 +35,15 @@ BOOK = [
         'beside the best that does without.',
         minutes=7, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
-        needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
+        needs=('labels',), scores='images',
+        paper='https://arxiv.org/abs/2002.05709'),
     Chapter(
         'bert', 'BERT: learning from missing words',
         'A representation of texts from gaps to fill in, beside word counts, which are '
         'hard to beat.',
         minutes=3, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
-        needs=('labels',), paper='https://arxiv.org/abs/1810.04805'),
+        needs=('labels',), scores='text',
+        paper='https://arxiv.org/abs/1810.04805'),
     Chapter(
         'scaling', 'Scaling: what size, data and time buy',
         'The same network in several sizes, on several amounts of text, for several '
@@ -54,7 +57,8 @@ BOOK = [
         'helps or harms is measured too.',
         minutes=2, full='80,000 molecules of ZINC, fine-tuned on BBBP, Tox21, SIDER '
         'and ToxCast with 10 seeds; not timed yet',
-        needs=('labels',), paper='https://arxiv.org/abs/1905.12265'),
+        needs=('labels',), scores='molecules',
+        paper='https://arxiv.org/abs/1905.12265'),
 ]
 
 # %% ../../nbs/chapters/book.ipynb #35e0e518
