@@ -33,7 +33,7 @@ BOOK = [
         'simclr', 'SimCLR: learning from views',
         'A representation of images that nobody labelled, and the labels it saves '
         'beside the best that does without.',
-        minutes=7, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
+        minutes=4.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), scores='images',
         paper='https://arxiv.org/abs/2002.05709'),
