@@ -29,7 +29,7 @@ from torch.distributions import MultivariateNormal
 
 from ..encoders.convnets import small_convnet
 from ..pretext.base import end_ranks
-from ..transfer.finetune import train_from_scratch
+from ..transfer.finetune import ClassHead, finetune
 from ..transfer.probes import LinearProbe
 from ..transfer.report import Report, device_name
 from replearn_nb.core import (
@@ -398,10 +398,10 @@ def image_methods(
         return probe.predict(t)
 
     def scratch(labelled, y, seed):
-        fitted = train_from_scratch(
-            partial(small_convnet, x.shape[1], width), x[labelled], y,
-            normalise=ImagePreprocessing.fit(x).normalise, steps=steps, seed=seed,
-            n_classes=splits.n_classes, device=device)
+        fitted = finetune(
+            partial(small_convnet, x.shape[1], width), ClassHead(splits.n_classes),
+            x[labelled], y, ImagePreprocessing.fit(x).normalise, steps=steps,
+            seed=seed, device=device)
         return fitted.predict(xt)
 
     return {'raw+linear': linear, 'scratch': scratch}
