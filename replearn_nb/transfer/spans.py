@@ -228,18 +228,19 @@ class SpanHead(TextHead):
         "The best span over all windows of each text"
         asked = [(q.text, q.context) if isinstance(q, Question) else q
                  for q in questions]
-        w, k = windows(asked, self.pre, self.stride), 0
+        w = windows(asked, self.pre, self.stride)
+        parts = zip(outputs(network, w.ids, bs), w.spans.split(bs),
+                    w.question.split(bs), strict=True)
         found = [Answer('', 0, 0, -math.inf)] * len(asked)
-        for o, spans in zip(outputs(network, w.ids, bs), w.spans.split(bs), strict=True):
-            spans = spans[:, :o.shape[1]]
-            best = best_spans(o.cpu(), spans[..., 1] > spans[..., 0], self.max_answer)
-            for r, (a, b, score) in enumerate(zip(*map(Tensor.tolist, best),
-                                                  strict=True)):
-                i = int(w.question[k + r])
+        for logits, spans, numbers in parts:
+            spans = spans[:, :logits.shape[1]]
+            best = best_spans(logits.cpu(), spans[..., 1] > spans[..., 0],
+                              self.max_answer)
+            for row, i, a, b, score in zip(spans.tolist(), numbers.tolist(),
+                                           *map(Tensor.tolist, best), strict=True):
                 if score > found[i].score:
-                    start, end = int(spans[r, a, 0]), int(spans[r, b, 1])
+                    start, end = row[a][0], row[b][1]
                     found[i] = Answer(asked[i][1][start:end], start, end, score)
-            k += len(spans)
         return found
 
 # %% ../../nbs/transfer/spans.ipynb #5a15ffdc
