@@ -195,13 +195,15 @@ def check_classes(data: Any, name: str):
 def check_parts(splits: Splits) -> Splits:
     "Something to pre-train on, and an example of each class to learn from"
     data, name, noun = splits.data, splits.name, splits.data.noun
-    if not len(splits.unlabelled):
+    classes = getattr(data, 'classes', [])
+    scarce = classes and int((data.y >= 0).sum()) < 3 * len(classes)
+    if not len(splits.unlabelled) and not scarce:
         raise ReplearnError(f'{name} has too few {noun}s ({len(data)}) to be split')
-    for i, c in enumerate(getattr(data, 'classes', [])):
+    for i, c in enumerate(classes):
         train, valid, test = (int((data.y[getattr(splits, p)] == i).sum())
                               for p in ('train', 'valid', 'test'))
         if not train:
             raise ReplearnError(
                 f'{name} has no {noun} of {c!r} left to train on ({valid} to validate, '
-                f'{test} to test): each of its {len(data.classes)} classes needs 3')
+                f'{test} to test): each of its {len(classes)} classes needs 3')
     return splits
