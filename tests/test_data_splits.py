@@ -148,7 +148,8 @@ def test_a_group_is_in_one_part():
 @pytest.mark.parametrize('data, options, says', [
     (Classed([0] * 9), {}, "mine has only the class '0'"),
     (Classed([0] * 9 + [1] * 2), {}, "no thing of '1' left to train on"),
-    (Classed([*range(40)]), {}, r'0 to validate, 1 to test\): each of its 40 classes'),
+    (Classed([0] * 9 + [1] * 2), {}, r'1 to validate, 1 to test\): it needs 3'),
+    (Classed([*range(40)]), {}, '40 things in 40 classes, and none is left to train'),
     (Things(9), dict(test=1.), r'mine has too few things \(9\)'),
     (Things(0), {}, r'mine has too few things \(0\)'),
     (Things(9), dict(valid=-1), 'valid is a share of the things or a number of them'),

@@ -196,14 +196,17 @@ def check_parts(splits: Splits) -> Splits:
     "Something to pre-train on, and an example of each class to learn from"
     data, name, noun = splits.data, splits.name, splits.data.noun
     classes = getattr(data, 'classes', [])
-    scarce = classes and int((data.y >= 0).sum()) < 3 * len(classes)
-    if not len(splits.unlabelled) and not scarce:
+    known = int((data.y >= 0).sum()) if classes else 0
+    if known < 3 * len(classes) and not len(splits.train):
+        raise ReplearnError(
+            f'{name} has {known} {noun}s in {len(classes)} classes, and none is left '
+            'to train on: a class needs 3 or more, and labels should be classes')
+    if not len(splits.unlabelled):
         raise ReplearnError(f'{name} has too few {noun}s ({len(data)}) to be split')
     for i, c in enumerate(classes):
         train, valid, test = (int((data.y[getattr(splits, p)] == i).sum())
                               for p in ('train', 'valid', 'test'))
         if not train:
-            raise ReplearnError(
-                f'{name} has no {noun} of {c!r} left to train on ({valid} to validate, '
-                f'{test} to test): each of its {len(classes)} classes needs 3')
+            raise ReplearnError(f'{name} has no {noun} of {c!r} left to train on '
+                                f'({valid} to validate, {test} to test): it needs 3')
     return splits
