@@ -253,7 +253,8 @@ def score_set(cfg, folder, more, name):
         splits, reps, cfg, torch.device('cpu'))
     if name == 'toxcast':
         del methods['fingerprint+forest']  # 617 of them take longer than the networks
-    df, _ = recipe.score_methods(splits, methods, cfg, folder/f'{name}.csv')
+    df, _ = recipe.score_methods(splits, methods, cfg, torch.device('cpu'),
+                                 folder/f'{name}.csv')
     return df.assign(task=name)
 
 

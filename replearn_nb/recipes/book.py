@@ -32,14 +32,14 @@ BOOK = [
         'simclr', 'SimCLR: learning from views',
         'A representation of images that nobody labelled, and the labels it saves '
         'beside the best that does without.',
-        minutes=7, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
+        minutes=4.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), paper='https://arxiv.org/abs/2002.05709'),
     Chapter(
         'bert', 'BERT: learning from missing words',
         'A representation of texts from gaps to fill in, beside word counts, which are '
         'hard to beat.',
-        minutes=3, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
+        minutes=2.5, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
         needs=('labels',), paper='https://arxiv.org/abs/1810.04805'),
     Chapter(
         'scaling', 'Scaling: what size, data and time buy',

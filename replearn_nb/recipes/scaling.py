@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback import core as callbacks
+from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo, combine_scheds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -130,7 +131,7 @@ class Curve(Callback):
         lowest = min((loss for _, loss in self.found), default=math.inf)
         if self.train_iter >= self.steps[-1] or (
                 self.found and self.found[-1][1] > 1.02 * lowest):
-            raise CancelFitException
+            raise callbacks.CancelFitException
 
     @torch.no_grad()
     def loss_of(self, i: int, ids: Tensor, doc: Tensor) -> float:
