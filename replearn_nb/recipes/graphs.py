@@ -254,12 +254,13 @@ def network_methods(
     kind, (*_, last), (*_, rep) = splits.mols.kind, reps, reps.values()
 
     def train(encoder, rows, seen, seed):  # the same, whatever it begins with
-        encoder = new_encoder(cfg, seed) if encoder is None else encoder
+        encoder = new_encoder(cfg, seed) if encoder is None else copy.deepcopy(encoder)
+        encoder.dropout = cfg['dropout']
         steps = max(cfg['steps'], cfg['tune_epochs'] * -(-len(rows) // 32))
         return finetune(
             encoder, TaskHead(seen.shape[1], kind), g[rows], seen, steps=steps,
-            lr=cfg['tune_lr'], encoder_lr=cfg['tune_lr'], wd=0.,
-            dropout=cfg['dropout'], seed=seed, device=device).predict(gt)
+            lr=cfg['tune_lr'], encoder_lr=cfg['tune_lr'], wd=0., seed=seed,
+            device=device).predict(gt)
 
     frozen = dict(train=rep.features(g).cpu(), test=rep.features(gt).cpu())
     at_random = random_features(rep, splits, device, seed)

@@ -262,7 +262,6 @@ def finetune(
     lr: float | None = None,  # of the layer; None: 3e-3, or 1e-3 from a `start`
     encoder_lr: float | None = None,  # None: lr / 3; lr where the encoder is new
     wd: float = .01,  # weight decay
-    dropout: float | None = None,  # the encoder's `dropout`; None: as it is
     seed: int = 0,
     device: str | torch.device | None = None,  # None: the best there is
     cbs: Sequence[Callback] = (),  # more callbacks, e.g. `MixedPrecision()`
@@ -278,8 +277,6 @@ def finetune(
         layer = head.layer(encoder.num_features)
         network = Network(encoder, layer, head, normalise, augment)
         network.requires_grad_(True)
-        if dropout is not None:
-            encoder.dropout = dropout
         if lr is None:
             lr = 3e-3 if head.start is None else 1e-3
         if encoder_lr is None:
