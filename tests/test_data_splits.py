@@ -136,6 +136,8 @@ def test_shares_and_numbers():
     assert s.unlabelled.tolist() == [*range(1, 9)]
     assert s.train.tolist() == [*range(1, 8)]
     assert s.part('test') == [0]
+    s = Splits.draw(Things(30), parts=['train'] * 10 + ['unlabelled'] * 20)
+    assert [len(getattr(s, p)) for p in PARTS] == [27, 7, 1, 2]
 
 
 def test_a_group_is_in_one_part():

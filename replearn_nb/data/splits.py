@@ -100,7 +100,7 @@ def group_parts(
     seed: int,
 ) -> dict[str, np.ndarray]:  # indices of 'train', 'valid', 'test'
     "Draw the parts that are not given, each group as a whole"
-    free = (given != 'valid') & (given != 'test')
+    free = ~np.isin(given, ['valid', 'test', 'unlabelled'])
     names = np.arange(len(given)) if groups is None else np.unique(
         np.asarray(groups, dtype=object), return_inverse=True)[1]
     every = list(dict.fromkeys(names[free].tolist()))  # in the order of the data
@@ -115,7 +115,6 @@ def group_parts(
             drawn = [every[i] for i in order[start:end]]
             rows[p], start = np.flatnonzero(free & np.isin(names, drawn)), end
     held_out = np.concatenate([*rows.values()])
-    free = free & (given != 'unlabelled')
     return rows | dict(train=np.setdiff1d(np.flatnonzero(free), held_out))
 
 # %% ../../nbs/data/splits.ipynb #0c72a0ca
