@@ -106,7 +106,7 @@ def group_parts(
     every = list(dict.fromkeys(names[free].tolist()))  # in the order of the data
     order = np.random.default_rng(seed).permutation(len(every))
     if groups is None:
-        order = order[::-1]
+        order = order[::-1]  # as ever: a seed keeps its split
     rows, start = {}, 0
     for p, share in dict(test=test, valid=valid).items():
         rows[p] = np.flatnonzero(given == p)
