@@ -229,7 +229,7 @@ def features(n: int = 8000, rounds: int = 3, out: Out = None):
 def unlabelled():
     "ZINC without the validation and test molecules of any of the sets"
     held = [s for name in recipe.MEASURED
-            for s in recipe.split(moleculenet(name)).held]
+            for s in recipe.split_molecules(moleculenet(name)).held]
     return recipe.without(zinc(), held)
 
 
@@ -248,7 +248,7 @@ def score_set(cfg, folder, more, name):
     "Fine-tune and score all methods on a data set, one thread"
     torch.set_num_threads(1)
     reps = {p: Representation.load(folder/p) for p in cfg['pretexts']}
-    splits = replace(recipe.split(moleculenet(name)), unlabelled=more)
+    splits = replace(recipe.split_molecules(moleculenet(name)), unlabelled=more)
     methods = recipe.plain_methods(splits, cfg) | recipe.network_methods(
         splits, reps, cfg, torch.device('cpu'))
     if name == 'toxcast':

@@ -152,4 +152,4 @@ def test_published_data(load, want):
         w, t = s.part(part)
         assert len(w) == sentences and sum(map(len, w)) == words
         assert sum(len(entities(o)) for o in t) == names
-    assert not any(o.startswith('en:') for w in s.words[:50] for o in w)
+    assert not any(o.startswith('en:') for w in s.data.words[:50] for o in w)

@@ -93,9 +93,9 @@ def test_no_article_is_in_two_parts():
     parts = {p: {q.article for q in s.part(p)} for p in ('train', 'valid', 'test')}
     assert sum(map(len, parts.values())) == 25 == len(set.union(*parts.values()))
     assert [len(parts[p]) for p in ('train', 'valid', 'test')] == [15, 4, 6]
-    again = split_questions(s.questions, .15, .25, seed=2)
+    again = split_questions(s.data.questions, .15, .25, seed=2)
     assert torch.equal(again.test, s.test) and again.hash == s.hash
-    other = split_questions(s.questions, .15, .25, seed=3)
+    other = split_questions(s.data.questions, .15, .25, seed=3)
     assert not torch.equal(other.test, s.test)
 
 
@@ -116,9 +116,9 @@ def test_published_data():
     if not os.environ.get('REPLEARN_DATA'):
         pytest.skip('REPLEARN_DATA is not set')
     s = squad()
-    assert len(s.questions) == 10570 and sum(len(q.answers) for q in s.questions) == (
-        34726)
-    assert len({q.context for q in s.questions}) == 2067
-    assert len({q.article for q in s.questions}) == 48
-    for q in s.questions:
+    questions = s.data.questions
+    assert len(questions) == 10570 and sum(len(q.answers) for q in questions) == 34726
+    assert len({q.context for q in questions}) == 2067
+    assert len({q.article for q in questions}) == 48
+    for q in questions:
         assert all(q.context.startswith(text, start) for start, text in q.answers)

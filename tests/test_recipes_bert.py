@@ -27,7 +27,7 @@ from replearn_nb.encoders.transformer import bert
 from replearn_nb.pretext.masked_lm import unigram_bits
 from replearn_nb.recipes import bert as recipe
 from replearn_nb.representation import Representation
-from replearn_nb.transfer.finetune import train_from_scratch
+from replearn_nb.transfer.finetune import finetune
 from replearn_nb.transfer.words import tfidf_method
 
 SMALL = dict(depth=1, width=32, hidden=64, vocab_size=120, max_len=32, epochs=3,
@@ -270,7 +270,8 @@ def test_the_full_preset_small(full, tmp_path):
 
 
 @pytest.mark.parametrize('name, call, left', [
-    ('finetune', 3, 6 - 2), ('_scores', 5, 30 - 4)])
+    ('finetune', 6 + 3, 6 - 2 + 30),  # from scratch first, and names and answers last
+    ('_scores', 5, 30 - 4)])
 def test_scores_that_are_there_are_not_measured_again(
         full, tmp_path, monkeypatch, stop_at, name, call, left):
     "Stopped among the labels, or among names and answers"
@@ -300,10 +301,10 @@ def test_more_labels_get_more_steps(full, monkeypatch):
     "Three epochs of all, not fewer than the preset's steps"
     seen = []
 
-    def spy(net, x, y, *, steps, **kwargs):
+    def spy(net, head, x, y, *, steps, **kwargs):
         seen.append((len(y), steps))
-        return train_from_scratch(net, x, y, steps=1, **kwargs)
-    monkeypatch.setattr(recipe, 'train_from_scratch', spy)
+        return finetune(net, head, x, y, steps=1, **kwargs)
+    monkeypatch.setattr(recipe, 'finetune', spy)
     cfg, splits, rep = recipe.settings('full'), own_splits(), untrained()
     x, y = recipe.token_ids(rep, splits), splits.part('train')[1]
     scratch = recipe.trained_method(rep, x, 2, cfg, torch.device('cpu'), scratch=True)

@@ -16,9 +16,10 @@ from replearn_nb.data.molecules import (  # noqa: E402
     from_smiles,
     random_split,
     scaffold_split,
+    split_molecules,
 )
 from replearn_nb.recipes import graphs  # noqa: E402
-from replearn_nb.recipes.graphs import run, settings, split, transfer  # noqa: E402
+from replearn_nb.recipes.graphs import run, settings, transfer  # noqa: E402
 from replearn_nb.representation import Representation  # noqa: E402
 from replearn_nb.transfer.report import sentences  # noqa: E402
 from replearn_nb.transfer.tasks import draw_entries  # noqa: E402
@@ -88,7 +89,8 @@ def test_several_pretrainings(short, tmp_path):
 def test_no_label_is_seen_beside_the_budget(short):
     "Methods predict the same when all other labels are turned round"
     cfg, device = settings('quick'), torch.device('cpu')
-    splits = split(embedded(150), by=partial(random_split, train=.6, valid=.1))
+    splits = split_molecules(embedded(150),
+                             by=partial(random_split, train=.6, valid=.1))
     reps, _ = graphs.pretrain_all(splits.unlabelled, cfg, device)
     y = splits.mols.y
     labelled = draw_entries(y[splits.train], 3, 0)
@@ -97,7 +99,7 @@ def test_no_label_is_seen_beside_the_budget(short):
     other = 1 - y
     other[splits.train] = torch.where(seen.view_as(y[splits.train]), y[splits.train],
                                       1 - y[splits.train])
-    turned = replace(splits, mols=replace(splits.mols, y=other))
+    turned = replace(splits, data=replace(splits.mols, y=other))
     found = []
     for s in splits, turned:
         methods = graphs.plain_methods(s, cfg) | graphs.network_methods(
@@ -111,9 +113,9 @@ def test_no_label_is_seen_beside_the_budget(short):
 def test_the_split_is_not_a_matter_of_the_name():
     "Molecules named as the embedded ones are split by scaffold like any others"
     mols = from_smiles('brics', FAR)
-    for a, b in zip(scaffold_split(FAR), (getattr(split(mols), p)
-                                          for p in graphs.PARTS), strict=True):
-        assert torch.equal(a, b)
+    splits = split_molecules(mols)
+    for p, rows in zip(('train', 'valid', 'test'), scaffold_split(FAR), strict=True):
+        assert torch.equal(getattr(splits, p), rows)
     own = graphs.load_splits(dict(molecules=80), None)
     assert len(own.train) == 48 and len(own.test) == 24
 
@@ -133,7 +135,7 @@ def test_what_is_looked_at_is_a_sample(short):
 def test_the_random_network_sees_a_sample(short):
     "Batch norms fitted to 2048 of 4096 molecules know the last ones too"
     mols = embedded(150)
-    splits = split(mols, by=partial(random_split, train=.6, valid=.1))
+    splits = split_molecules(mols, by=partial(random_split, train=.6, valid=.1))
     atoms = mols.graphs.n_atoms
     small, large = (mols[torch.full((2048,), int(i))]
                     for i in (atoms.argmin(), atoms.argmax()))
@@ -201,7 +203,8 @@ def test_on_its_own_table_the_test_was_not_seen(short, tmp_path):
 def test_pretraining_never_sees_the_test():
     mols = embedded(80)
     again = [s for s in mols.smiles]  # all of them, the held ones too
-    splits = split(mols, from_smiles('more', again), partial(random_split, train=.6))
+    splits = split_molecules(mols, from_smiles('more', again),
+                             partial(random_split, train=.6))
     held = {mols.smiles[i] for i in [*splits.valid.tolist(), *splits.test.tolist()]}
     assert not set(canonical(splits.unlabelled.smiles)) & set(canonical(sorted(held)))
     assert len(splits.unlabelled) == len(splits.train)
@@ -264,7 +267,7 @@ FAR = embedded(160).smiles  # almost each with a scaffold of its own
 def labelled(smiles, **parts):
     "Two classes that take turns, but for the parts named: what is given"
     y = [i % 2 for i in range(len(smiles))]
-    rows = dict(zip(graphs.PARTS, scaffold_split(smiles), strict=True))
+    rows = dict(zip(('train', 'valid', 'test'), scaffold_split(smiles), strict=True))
     for part, value in parts.items():
         for i in rows[part].tolist():
             y[i] = value
@@ -372,14 +375,14 @@ def test_full_run(few, tmp_path):
     assert plt.get_fignums() == shown
     assert 'gain on mean of the sets: ' in ' '.join(sentences(report))
     rep = Representation.load(tmp_path/'r'/'representation')
-    held = [s for mols in sets.values() for s in split(mols).held]
+    held = [s for mols in sets.values() for s in split_molecules(mols).held]
     assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
 
 
 def test_a_full_run_that_was_stopped_resumes(few, tmp_path, stop_at):
     "In the third of four data sets: nothing is learned or measured again"
     whole = run('full', out=str(tmp_path/'whole'), device='cpu', epochs=1)
-    calls = stop_at(graphs, 'finetune_tasks', 15)
+    calls = stop_at(graphs, 'finetune', 15)
     with pytest.raises(KeyboardInterrupt):
         run('full', out=str(tmp_path/'cut'), device='cpu', epochs=1)
     folder = tmp_path/'cut'
@@ -404,7 +407,7 @@ def test_a_full_run_that_was_stopped_resumes(few, tmp_path, stop_at):
 def test_single_tasks_of_a_stopped_run_are_kept(short, tmp_path, stop_at):
     "The headline and the heat map are those of a run that was never stopped"
     whole = run(out=str(tmp_path/'whole'), device='cpu')
-    stop_at(graphs, 'finetune_tasks', 3)
+    stop_at(graphs, 'finetune', 3)
     with pytest.raises(KeyboardInterrupt):
         run(out=str(tmp_path/'cut'), device='cpu')
     again = run(out=str(tmp_path/'cut'), device='cpu')

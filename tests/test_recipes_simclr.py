@@ -54,7 +54,7 @@ def test_refused_before_training(flat, tmp_path, monkeypatch, options, says):
 def test_two_labels_in_all(flat, tmp_path, rep):
     labels = tmp_path/'labels.csv'
     labels.write_text('file,label\n0.png,a\n1.png,b\n')
-    says = "flat has no image of 'a' left to train on"
+    says = 'flat has 2 images in 2 classes, and none is left to train on'
     options = dict(data=str(flat), labels=str(labels), device='cpu', out=tmp_path/'out')
     assert says in refused(simclr.run, **options)
     assert says in refused(simclr.transfer, rep, **options)

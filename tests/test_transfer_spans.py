@@ -9,14 +9,14 @@ from replearn_nb.core import ReplearnError, local_seed
 from replearn_nb.data.questions import Question, invented_questions
 from replearn_nb.data.text import TextPreprocessing, WordPieces, train_sentencepieces
 from replearn_nb.encoders.transformer import bert, cramming
+from replearn_nb.transfer.finetune import Network, finetune
 from replearn_nb.transfer.labels import label_efficiency
 from replearn_nb.transfer.spans import (
     Answer,
-    SpanFinder,
+    SpanHead,
     answer_f1,
     best_spans,
     exact_match,
-    finetune_spans,
     mean_f1,
     normalise_answer,
     question_task,
@@ -41,7 +41,7 @@ def splits():
 
 @pytest.fixture(scope='module')
 def tok(splits):
-    texts = [q.context for q in splits.questions] + ['Where who which company?']
+    texts = [q.context for q in splits.data.questions] + ['Where who which company?']
     return train_sentencepieces(texts, 120)
 
 
@@ -75,7 +75,7 @@ def test_scores_by_hand(answer, golds, em, f1):
 @pytest.mark.parametrize('max_len,stride', [(8, 1), (20, 5), (30, None), (30, 99),
                                             (200, 3)])
 def test_windows_show_all_of_the_text_and_where_it_stands(tok, splits, max_len, stride):
-    pre, questions = TextPreprocessing(tok, max_len), splits.questions[:12]
+    pre, questions = TextPreprocessing(tok, max_len), splits.data.questions[:12]
     w = windows([(q.text, q.context) for q in questions], pre, stride)
     assert w.ids.shape[1] <= max_len and w.spans.shape == (*w.ids.shape, 2)
     for i, q in enumerate(questions):
@@ -97,7 +97,7 @@ def test_windows_show_all_of_the_text_and_where_it_stands(tok, splits, max_len, 
 
 def test_targets_are_the_answers_tokens_by_brute_force(tok, splits):
     pre, rng, questions = TextPreprocessing(tok, 40), random.Random(0), []
-    for q in splits.questions[:40]:
+    for q in splits.data.questions[:40]:
         a = rng.randrange(len(q.context) - 1)
         text = q.context[a:a + rng.randint(1, 25)]
         if text.strip():
@@ -148,9 +148,9 @@ def test_best_span_by_brute_force():
 def test_only_the_text_and_cls_can_be_pointed_at(tok):
     with local_seed(0):
         encoder = bert(tok.vocab_size, 1, 16, 2, max_len=60, pad=tok.pad)
-    model = SpanFinder(encoder, torch.nn.Linear(16, 2), tok.sep).eval()
-    w = windows([('Who?', 'Bami met Kaka.'), ('Who then?', 'Bami.')],
-                TextPreprocessing(tok, 60))
+    head = SpanHead(TextPreprocessing(tok, 60))
+    model = Network(encoder, torch.nn.Linear(16, 2), head).eval()
+    w = windows([('Who?', 'Bami met Kaka.'), ('Who then?', 'Bami.')], head.pre)
     with torch.no_grad():
         logits = model(w.ids)
         encoder.segments.weight[1] *= -9.  # the text's
@@ -182,22 +182,24 @@ def tuned():
     pre = TextPreprocessing(WordPieces('\n'.join(vocab).encode()), 14)
     with local_seed(0):
         encoder = cramming(len(vocab), 2, 32, 2, max_len=14)
-    model = finetune_spans(encoder, pre, questions[:100], steps=300, lr=5e-3,
-                           encoder_lr=5e-3, stride=4, device='cpu')
+    model = finetune(encoder, SpanHead(pre, stride=4), questions[:100], steps=300,
+                     bs=16, lr=5e-3, encoder_lr=5e-3, device='cpu')
     return model, questions[100:]
 
 
 def test_it_finds_answers_in_any_window(tuned):
     model, test = tuned
-    assert mean_f1([q.golds for q in test], model.predict(test)) > .8
+    found = [a.text for a in model.predict(test)]
+    assert mean_f1([q.golds for q in test], found) > .8
 
 
 def test_answers_are_places_in_the_text_as_it_is(tuned):
     model, _ = tuned
     text = '\u00a0one\u0301  two\n\tIS  Thre\u0301e , 😀 four'
-    [a] = model.answer([('what', text)])
+    [a] = model.predict([('what', text)])
     assert a.text == text[a.start:a.end] and a.text in text and a.text.strip()
-    empty, blank, a2 = model.answer([('what', ''), ('', ' \n'), ('what', text)], bs=1)
+    empty, blank, a2 = model.head.predict(
+        model.model, [('what', ''), ('', ' \n'), ('what', text)], bs=1)
     assert empty == blank == Answer('', 0, 0, -math.inf)
     assert (a2.start, a2.end) == (a.start, a.end)
 
@@ -206,12 +208,13 @@ def test_a_frozen_encoder_stays_as_it_was(splits, tok):
     with local_seed(0):
         encoder = cramming(tok.vocab_size, 1, 16, 2, max_len=64, pad=tok.pad)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    train = splits.questions[:10]
+    train = splits.data.questions[:10]
     pre = TextPreprocessing(tok, 64)
-    m = finetune_spans(encoder, pre, train, steps=6, encoder_lr=0., device='cpu')
+    options = dict(steps=6, bs=16, lr=3e-3, device='cpu')
+    m = finetune(encoder, SpanHead(pre), train, encoder_lr=0., **options)
     after = m.learn.model.encoder.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
-    m = finetune_spans(encoder, pre, train, steps=6, device='cpu')
+    m = finetune(encoder, SpanHead(pre), train, **options)
     assert all(torch.equal(encoder.state_dict()[k], v) for k, v in before.items())
     first = [q.context[:9] for q in splits.part('test')]
     df = label_efficiency(question_task(splits), {'first': lambda rows, y, seed: first},
@@ -222,17 +225,17 @@ def test_a_frozen_encoder_stays_as_it_was(splits, tok):
 def test_errors_come_before_the_work(splits, tok):
     with local_seed(0):
         encoder = bert(tok.vocab_size, 1, 16, 2, max_len=32, pad=tok.pad)
-    q = splits.questions
+    q = splits.data.questions
     other = TextPreprocessing(train_sentencepieces(['a b c d e f'] * 9, 20), 32)
     with pytest.raises(ReplearnError, match='The tokenizer is of another model: it'):
-        finetune_spans(encoder, other, q[:4])
+        finetune(encoder, SpanHead(other), q[:4])
     with pytest.raises(ReplearnError, match='There is no question'):
-        finetune_spans(encoder, TextPreprocessing(tok, 32), [])
+        finetune(encoder, SpanHead(TextPreprocessing(tok, 32)), [])
     whole = [Question('0', 'all', o.context, ((0, o.context),), 'x') for o in q[:4]]
     with pytest.raises(ReplearnError, match='None of 4 answers fits into a window'):
-        finetune_spans(encoder, TextPreprocessing(tok, 32), whole)
+        finetune(encoder, SpanHead(TextPreprocessing(tok, 32)), whole)
     with pytest.raises(ReplearnError, match='longer than the 32'):
-        finetune_spans(encoder, TextPreprocessing(tok, 64), q[:4], device='cpu')
+        finetune(encoder, SpanHead(TextPreprocessing(tok, 64)), q[:4], device='cpu')
 
 
 def test_answers_are_shown():

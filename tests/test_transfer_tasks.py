@@ -7,17 +7,17 @@ from scipy.stats import ttest_rel
 from torch import nn
 
 from replearn_nb.core import ReplearnError, local_seed
-from replearn_nb.transfer import tasks
+from replearn_nb.transfer.finetune import finetune
 from replearn_nb.transfer.probes import LinearProbe
 from replearn_nb.transfer.tasks import (
     ALPHAS,
-    FEW,
+    TOO_FEW,
+    TaskHead,
     changes,
     draw_entries,
-    finetune_tasks,
-    mean_minus_rmse,
+    mean_rmse,
     mean_roc_auc,
-    minus_rmse,
+    rmse,
     only,
     plot_changes,
     probe_tasks,
@@ -111,21 +111,28 @@ def test_probe_of_numbers_is_the_best_ridge_regression_by_leaving_one_out():
     best = ridge(a, b, ALPHAS[np.argmin(errors)], scale)
     layer = probe_tasks(x, y, kind='regression')
     assert layer(x)[:, 0].numpy() == pytest.approx(best(a), abs=1e-2)
-    few = probe_tasks(x[:FEW - 1], y[:FEW - 1], x, kind='regression')
-    fixed = ridge(a[:FEW - 1], b[:FEW - 1], 10., scale)
+    few = probe_tasks(x[:TOO_FEW - 1], y[:TOO_FEW - 1], x, kind='regression')
+    fixed = ridge(a[:TOO_FEW - 1], b[:TOO_FEW - 1], 10., scale)
     assert few(x)[:, 0].numpy() == pytest.approx(fixed(a), abs=1e-2)
 
 
 def test_scores_of_numbers():
     y = np.array([[1., np.nan, np.nan], [3, 5, np.nan]])
     prediction = np.array([[2., 9, 9], [5, 2, 9]])
-    assert minus_rmse(y, prediction) == pytest.approx(
+    assert rmse(y, prediction) == pytest.approx(
         [-(2.5 ** .5), -3, np.nan], nan_ok=True)
-    assert mean_minus_rmse(y, prediction) == pytest.approx(-(2.5 ** .5 + 3) / 2)
+    assert mean_rmse(y, prediction) == pytest.approx(-(2.5 ** .5 + 3) / 2)
     drawn = draw_entries(y[:, :2], 1, 0, 'regression')
     assert len(drawn) == 2 and np.isfinite(y[:, :2].ravel()[drawn]).all()
     with pytest.raises(ReplearnError, match='training; task 1 has 1'):
         draw_entries(y[:, :2], 2, 0, 'regression')
+
+
+def tune(encoder, x, y, kind='classification', start=None, **options):
+    "All weights at one rate"
+    options = dict(lr=1e-3, device='cpu') | options
+    return finetune(encoder, TaskHead(y.shape[-1], kind, start), x, y, wd=0.,
+                    encoder_lr=options['lr'], **options)
 
 
 class Toy(nn.Module):
@@ -135,8 +142,10 @@ class Toy(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 12), nn.ReLU())
 
-    def forward(self, x):
+    def forward_features(self, x):
         return self.layers(x)
+
+    forward = forward_features
 
 
 def test_finetuning_repeats_and_leaves_the_encoder_alone():
@@ -145,32 +154,32 @@ def test_finetuning_repeats_and_leaves_the_encoder_alone():
     y = (x[:, :2] > 0).float()
     y[::2, 0], y[1::3, 1] = float('nan'), float('nan')
     before = [p.clone() for p in encoder.parameters()]
-    options = dict(steps=100, lr=1e-2, seed=1, device='cpu')
-    a, b = (finetune_tasks(encoder, x[:60], y[:60], **options).predict(x)
-            for _ in range(2))
+    options = dict(steps=100, lr=1e-2, seed=1)
+    a, b = (tune(encoder, x[:60], y[:60], **options).predict(x) for _ in range(2))
     assert torch.equal(a, b) and mean_roc_auc(y[60:], a[60:]) > .8
     assert all(map(torch.equal, before, encoder.parameters()))
     probe = probe_tasks(encoder(x[:60]).detach(), y[:60])
-    tuned = finetune_tasks(encoder, x[:60], y[:60], head=probe, **options | dict(lr=0.))
+    tuned = tune(encoder, x[:60], y[:60], start=probe, **options | dict(lr=0.))
     torch.testing.assert_close(tuned.predict(x), probe(encoder(x)).detach())
 
 
 def test_what_does_not_fit_is_said_before_training(no_training):
     encoder, x, y = Toy(), torch.randn(8, 4), torch.ones(8, 2)
-    for bad, message in ((dict(y=y * float('nan')), 'No label is known'),
-                         (dict(y=y[:, 0]), r'y should be \(8, tasks\)'),
-                         (dict(y=y * 2), 'should hold 0, 1 and NaN, and holds 2.0'),
-                         (dict(head=nn.Linear(12, 3)), r'shape \(2, 12\), and has \(3'),
-                         (dict(head=nn.Linear(9, 2)), r'shape \(2, 12\), and has \(2')):
+    for bad, message in (
+            (dict(y=y * float('nan')), 'No label is known'),
+            (dict(y=y[:, 0]), r'y should have shape \(8, 8\), and has \(8,\)'),
+            (dict(y=y * 2), 'should hold 0, 1 and NaN, and holds 2.0'),
+            (dict(start=nn.Linear(12, 3)), r'shape \(2, 12\), and has \(3'),
+            (dict(start=nn.Linear(9, 2)), r'shape \(2, 12\), and has \(2')):
         with pytest.raises(ReplearnError, match=message):
-            finetune_tasks(encoder, x, **dict(y=y) | bad)
+            tune(encoder, x, **dict(y=y) | bad)
 
 
 @pytest.fixture
 def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError('training has begun')
-    monkeypatch.setattr(tasks, 'train_on', fail)
+    monkeypatch.setattr('replearn_nb.transfer.finetune.train_on', fail)
 
 
 def test_finetuning_to_numbers():
@@ -178,9 +187,8 @@ def test_finetuning_to_numbers():
         x, encoder = torch.randn(160, 4), Toy()
     y = torch.stack([x[:, 0] + x[:, 1], -x[:, 2]], 1)
     y[::3, 0] = float('nan')
-    tuned = finetune_tasks(encoder, x[:100], y[:100], steps=300, lr=2e-2, device='cpu',
-                           kind='regression')
-    errors = minus_rmse(y[100:], tuned.predict(x[100:]))
+    tuned = tune(encoder, x[:100], y[:100], 'regression', steps=300, lr=2e-2)
+    errors = rmse(y[100:], tuned.predict(x[100:]))
     assert (errors > -.5 * np.nanstd(y, 0)).all()
 
 
@@ -189,11 +197,10 @@ def test_a_few_molecules_do_not_ruin_the_batch_norms(n):
     with local_seed(0):
         x = torch.randn(30, 4)
         encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
-    encoder.num_features = 8
+    encoder.num_features, encoder.forward_features = 8, encoder.forward
     encoder.train()(x)
     mean = encoder[1].running_mean.clone()
-    tuned = finetune_tasks(encoder, x[:n], (x[:n, :1] > 0).float(), steps=9, lr=1e-2,
-                           device='cpu')
+    tuned = tune(encoder, x[:n], (x[:n, :1] > 0).float(), steps=9, lr=1e-2)
     assert torch.equal(tuned.learn.model.encoder[1].running_mean, mean)
     assert tuned.predict(x).isfinite().all()
 

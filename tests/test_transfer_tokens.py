@@ -12,15 +12,15 @@ from replearn_nb.data.entities import bio, entities, invented_entities  # noqa: 
 from replearn_nb.data.text import TextPreprocessing, WordPieces, train_sentencepieces  # noqa: E402
 from replearn_nb.encoders.transformer import bert, cramming  # noqa: E402
 from replearn_nb.pretext.masked_lm import IGNORE  # noqa: E402
+from replearn_nb.transfer.finetune import finetune  # noqa: E402
 from replearn_nb.transfer.labels import label_efficiency  # noqa: E402
 from replearn_nb.transfer.tokens import (  # noqa: E402
     Gazetteer,
+    TokenHead,
     TokenProbe,
     draw_sentences,
     entity_f1,
     entity_task,
-    finetune_tokens,
-    first_piece_loss,
     tag_names,
     token_features,
     word_rows,
@@ -33,7 +33,7 @@ def splits():
 
 @pytest.fixture(scope='module')
 def pre(splits):
-    texts = [' '.join(w) for w in splits.words]
+    texts = [' '.join(w) for w in splits.data.words]
     return TextPreprocessing(train_sentencepieces(texts, 200), 40)
 
 
@@ -90,10 +90,11 @@ def test_the_loss_sees_first_pieces_alone():
     y = torch.tensor([[IGNORE, 2, IGNORE, 1, IGNORE], [IGNORE, 0, IGNORE, IGNORE, 9]])
     logp = logits.log_softmax(-1)
     want = -(logp[0, 1, 2] + logp[0, 3, 1] + logp[1, 1, 0]) / 3
-    assert float(first_piece_loss(logits, y)) == pytest.approx(float(want), abs=1e-6)
+    loss = TokenHead(['x'], None).loss
+    assert float(loss(logits, y)) == pytest.approx(float(want), abs=1e-6)
     moved = logits.clone()
     moved[:, [0, 2]] += 5
-    assert first_piece_loss(moved, y) == first_piece_loss(logits, y)
+    assert loss(moved, y) == loss(logits, y)
 
 
 def test_draws_are_nested_and_hold_a_name(splits):
@@ -141,8 +142,8 @@ def test_it_learns_what_position_and_context_say(pre):
     with local_seed(1):
         encoder = cramming(pre.tok.vocab_size, 1, 32, 2, max_len=40, pad=pre.tok.pad)
     parts = [(words[a:b], tags[a:b]) for a, b in ((0, 80), (80, 120))]
-    tuned = finetune_tokens(encoder, pre, parts[0], ['p'], steps=300, lr=1e-2,
-                            device='cpu')
+    tuned = finetune(encoder, TokenHead(['p'], pre), *parts[0], steps=300, bs=16,
+                     lr=1e-2, device='cpu')
     assert entity_f1(parts[1][1], tuned.predict(parts[1][0])) > .95
     table = Gazetteer.fit(*parts[0]).predict(parts[1][0])
     assert entity_f1(parts[1][1], table) < .9
@@ -153,11 +154,11 @@ def test_training_begins_where_the_probe_ended(splits, pre, encoder):
     x, x_test = (token_features(encoder, pre, part[0], device='cpu')
                  for part in (train, test))
     probe = TokenProbe.fit(x, train[1], splits.kinds)
-    tuned = finetune_tokens(encoder, pre, train, splits.kinds, 2, lr=0.,
-                            head=probe.head(), device='cpu')
+    tuned = finetune(encoder, TokenHead(splits.kinds, pre, probe.head()), *train,
+                     steps=2, lr=0., device='cpu')
     assert tuned.predict(test[0]) == probe.predict(x_test)
     with pytest.raises(ReplearnError, match=r'shape \(7, 32\), and has \(7, 9\)'):
-        finetune_tokens(encoder, pre, train, splits.kinds, head=torch.nn.Linear(9, 7))
+        finetune(encoder, TokenHead(splits.kinds, pre, torch.nn.Linear(9, 7)), *train)
 
 
 def test_in_a_figure_over_sentences(splits):
@@ -174,13 +175,13 @@ def test_in_a_figure_over_sentences(splits):
 def test_errors_come_before_the_work(splits, pre, encoder, monkeypatch):
     train = splits.part('train')
     other = TextPreprocessing(
-        train_sentencepieces([' '.join(w) for w in splits.words], 90), 40)
+        train_sentencepieces([' '.join(w) for w in splits.data.words], 90), 40)
     with pytest.raises(ReplearnError, match='The tokenizer is of another model: it'):
-        finetune_tokens(encoder, other, train, splits.kinds)
+        finetune(encoder, TokenHead(splits.kinds, other), *train)
     with pytest.raises(ReplearnError, match='Each word needs one label'):
-        finetune_tokens(encoder, pre, (train[0], train[1][:-1]), splits.kinds)
+        finetune(encoder, TokenHead(splits.kinds, pre), train[0], train[1][:-1])
     with pytest.raises(ReplearnError, match='There is no word in 0 sentences'):
-        finetune_tokens(encoder, pre, ([], []), splits.kinds)
+        finetune(encoder, TokenHead(splits.kinds, pre), [], [])
     with pytest.raises(ReplearnError, match='longer than the 40'):
         token_features(encoder, TextPreprocessing(pre.tok, 99), [['word'] * 200])
     monkeypatch.setitem(sys.modules, 'seqeval', None)  # as if it were not installed

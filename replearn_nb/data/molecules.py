@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ANY_ATOM', 'MASKED_ATOM', 'CHIRALITIES', 'BONDS', 'SELF_LOOP', 'MASKED_BOND', 'DIRECTIONS', 'MOST', 'CHUNK', 'CACHED',
-           'SHOWN', 'LINES', 'MOLECULENET_FILES', 'DRUGS', 'TASKS', 'rdkit', 'quiet', 'parse', 'Graphs', 'parallel',
-           'read_graphs', 'to_pyg', 'show_molecules', 'canonical', 'Molecules', 'from_smiles', 'read_csv', 'read_smi',
-           'moleculenet', 'zinc', 'scaffold_split', 'random_split', 'overlap', 'check_split', 'fragments', 'assemble',
-           'descriptors', 'group_labels', 'embedded', 'fingerprints', 'MoleculePreprocessing', 'as_smiles', 'is_table']
+           'SHOWN', 'LINES', 'MOLECULENET_FILES', 'LEAST', 'DRUGS', 'TASKS', 'rdkit', 'quiet', 'parse', 'Graphs',
+           'parallel', 'read_graphs', 'to_pyg', 'show_molecules', 'canonical', 'Molecules', 'from_smiles', 'read_csv',
+           'read_smi', 'moleculenet', 'zinc', 'scaffold_split', 'random_split', 'overlap', 'check_split',
+           'MoleculeSplits', 'without', 'split_molecules', 'fragments', 'assemble', 'descriptors', 'group_labels',
+           'embedded', 'fingerprints', 'MoleculePreprocessing', 'as_smiles', 'is_table']
 
 # %% ../../nbs/data/molecules.ipynb #f686e2a0
 import hashlib
@@ -23,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -42,6 +43,7 @@ from torch import Tensor
 
 from ..core import Preprocessing, ReplearnError, atomic_path, need_extra
 from .sources import fetch
+from .splits import PARTS, Splits
 from replearn_nb.data.tables import (
     TABLES,
     clean_labels,
@@ -653,6 +655,81 @@ def check_split(smiles: Sequence[str], *parts: Tensor):
         if both := sorted(a & b):
             raise ReplearnError(f'{len(both)} molecules stand on both sides of the '
                                 f'split, e.g. {both[0]}')
+
+# %% ../../nbs/data/molecules.ipynb #4ecab148
+@dataclass(repr=False)
+class MoleculeSplits(Splits):
+    "Molecules with labels, split, and those that pre-training may see"
+    unlabelled: Molecules  # from anywhere; none of them in `valid` or `test`
+
+    @property
+    def mols(self) -> Molecules:
+        "The data under its own name"
+        return self.data
+
+    def part(
+        self,
+        name: str,  # of `PARTS`
+    ) -> tuple[Graphs, Tensor]:  # graphs, labels
+        "The graphs and labels of one part"
+        mols = self.unlabelled if name == 'unlabelled' else super().part(name)
+        return mols.graphs, mols.y
+
+    def __repr__(self):
+        sizes = ', '.join(f'{len(getattr(self, p))} {p}' for p in PARTS)
+        return f'{self.data}; {sizes}'
+
+    @property
+    def held(self) -> list[str]:
+        "The SMILES of 'valid' and 'test'"
+        return [self.data.smiles[i] for i in torch.cat([self.valid, self.test])]
+
+    @property
+    def apart(self) -> str:  # 16 hex digits
+        "A fingerprint of `held`: a card lists those that pre-training kept apart"
+        return hashlib.sha256('\n'.join(sorted(self.held)).encode()).hexdigest()[:16]
+
+# %% ../../nbs/data/molecules.ipynb #7c9d385b
+def without(
+    mols: Molecules,
+    held: Sequence[str],  # SMILES
+) -> Molecules:
+    "Leave out some molecules, however they are written"
+    held = set(canonical(held))
+    rows = [i for i, s in enumerate(canonical(mols.smiles)) if s not in held]
+    return mols[torch.tensor(rows, dtype=torch.int64)]
+
+
+def split_molecules(
+    mols: Molecules,
+    more: Molecules | None = None,  # to pre-train on; None: the training molecules
+    by: Callable = scaffold_split,  # SMILES -> rows of the three parts
+) -> MoleculeSplits:
+    "Split into three parts; what is tested on is never pre-trained on"
+    train, valid, test = by(mols.smiles)
+    check_split(mols.smiles, train, valid, test)
+    unlabelled = replace(mols[train], y=mols.y[train][:, :0], tasks=[])
+    splits = MoleculeSplits(mols.name, mols, unlabelled, train, valid, test)
+    if more is not None:
+        splits = replace(splits, unlabelled=without(more, splits.held))
+    return _check_sizes(splits)
+
+# %% ../../nbs/data/molecules.ipynb #dac4be7a
+LEAST = 20  # molecules to pre-train on: half to learn from, half to look at
+
+
+def _check_sizes(splits: MoleculeSplits) -> MoleculeSplits:
+    "Raise a `ReplearnError` if there are too few molecules for something"
+    mols, more = splits.data, splits.unlabelled
+    for part in 'train', 'test':
+        if not len(getattr(splits, part)):
+            raise ReplearnError(f'The split leaves none of the {len(mols)} molecules '
+                                f'of {mols.name} for the part {part!r}: it needs '
+                                'molecules of several scaffolds')
+    if len(more) < LEAST:
+        raise ReplearnError(f'Pre-training needs {LEAST} molecules outside the parts '
+                            f'for validation and test; {more.name} has {len(more)}')
+    return splits
 
 # %% ../../nbs/data/molecules.ipynb #e283fcb2
 DRUGS = """CC(=O)Oc1ccccc1C(=O)O CC(C)Cc1ccc(cc1)C(C)C(=O)O CC(=O)Nc1ccc(O)cc1

@@ -27,7 +27,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 # %% ../../nbs/data/text.ipynb #d341f197
@@ -42,12 +42,11 @@ from sentencepiece import SentencePieceTrainer
 from torch import Tensor, nn
 from torchtext.data.functional import load_sp_model, sentencepiece_numericalizer
 
-from .images import given_parts, stratified
 from .sources import fetch, file_sha256, local_file
+from .splits import Splits, given_parts
 from replearn_nb.core import (
     Preprocessing,
     ReplearnError,
-    mix_seed,
     tensor_dls,
     write_json,
 )
@@ -92,8 +91,21 @@ class Texts:
     parts: list[str] | None = None  # 'train', 'test', ... of each, where it is given
     names: list[str] | None = None  # of each: its row's or line's number, or its file
 
+    noun = 'text'
+
     def __len__(self):
         return len(self.texts)
+
+    def __getitem__(self, rows: Tensor) -> tuple[list[str], Tensor]:  # texts, classes
+        return [self.texts[i] for i in rows.tolist()], self.y[rows]
+
+    @property
+    def hash(self) -> str:
+        "16 hex digits over the labelled texts (over all, if none is) and the classes"
+        rows = (self.y >= min(0, int(self.y.max()))).nonzero()[:, 0]
+        texts, y = self[rows]  # more to read changes no split
+        content = [texts, y.tolist(), self.classes]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def __repr__(self):
         mended = ''.join(f'; {n} {what}' for what, n in self.counts.items())
@@ -290,81 +302,23 @@ def _library_hash() -> str:
 
 # %% ../../nbs/data/text.ipynb #2f7df290
 @dataclass(repr=False)
-class TextSplits:
+class TextSplits(Splits):
     "Texts, and which of them serve for what"
-    name: str  # of the data set
-    texts: Texts
-    unlabelled: Tensor  # int64 indices: all that pre-training may see
-    train: Tensor  # those whose labels may be used, all in `unlabelled`
-    valid: Tensor  # for choices; of unknown class (-1) if no text has a label
-    test: Tensor  # for the score
-    seed: int  # the draw
-
     @property
-    def n_classes(self) -> int:
-        return len(self.texts.classes)
-
-    @cached_property
-    def hash(self) -> str:
-        "16 hex digits over the labelled texts (over all, if none is) and the classes"
-        y, texts = self.texts.y, self.texts.texts  # more to read changes no split
-        rows = (y >= min(0, int(y.max()))).nonzero()[:, 0].tolist()
-        content = [[texts[i] for i in rows], y[rows].tolist(), self.texts.classes]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-    def part(
-        self,
-        name: str,  # 'unlabelled', 'train', 'valid' or 'test'
-    ) -> tuple[list[str], Tensor]:  # n texts, int64 (n,)
-        "Texts and labels of one part"
-        rows = getattr(self, name)
-        return [self.texts.texts[i] for i in rows.tolist()], self.texts.y[rows]
-
-    def __repr__(self):
-        parts = [f'{len(getattr(self, p))} {p}' for p in
-                 ('unlabelled', 'train', 'valid', 'test')]
-        return (f'{self.name}: {len(self.texts)} texts in {self.n_classes} classes; '
-                f'{", ".join(parts)}; seed {self.seed}')
+    def texts(self) -> Texts:
+        "The data under its own name"
+        return self.data
 
 # %% ../../nbs/data/text.ipynb #b2979dc8
 def split_texts(
     texts: Texts,
-    valid: float = .1,  # share of the labelled texts
-    test: float = .2,  # likewise
+    valid: float = .1,  # share of the labelled texts that the test set leaves
+    test: float = .2,  # share of the labelled texts
     seed: int = 0,
     name: str = 'texts',  # the data set's
 ) -> TextSplits:
     "Split texts by class and seed; a test set that the data has stays as it is"
-    y, part = texts.y.numpy(), np.array(texts.parts or [''] * len(texts))
-    known = np.flatnonzero(y >= 0)
-    if len(known) and len(texts.classes) < 2:
-        raise ReplearnError(f'{name} has only the class {texts.classes[0]!r}: '
-                            'scores need two or more, and pre-training needs none')
-    if not len(known):  # nothing to score, but pre-training is validated
-        known, test = np.arange(len(texts)), 0
-    if len(known) < 2:
-        raise ReplearnError(f'{name} has too few texts ({len(texts)}) to be split')
-    rest, rows = known[(part[known] != 'test') & (part[known] != 'valid')], {}
-    for i, (p, share) in enumerate(dict(test=test, valid=valid).items()):
-        rows[p] = known[part[known] == p] if share else known[:0]
-        if share and not len(rows[p]):
-            if not len(rest):
-                raise ReplearnError(
-                    f'{name} has {len(known)} texts in {len(texts.classes)} classes, '
-                    'and none is left to train on: a class needs 3 or more, and '
-                    'labels should be classes')
-            k = max(1, round(share * len(rest)))
-            rows[p] = stratified(y, rest, k, mix_seed(seed, i))
-        rest = np.setdiff1d(rest, rows[p])
-    free = np.flatnonzero((part != 'test') & (part != 'valid'))
-    rows['unlabelled'] = np.setdiff1d(free, np.union1d(rows['valid'], rows['test']))
-    rows['train'] = rest[y[rest] >= 0]
-    for i, c in enumerate(texts.classes):
-        if not (y[rows['train']] == i).any():
-            raise ReplearnError(f'{name} has no text of {c!r} left to train on: '
-                                'it needs 3')
-    rows = {p: torch.from_numpy(r) for p, r in rows.items()}
-    return TextSplits(name, texts, **rows, seed=seed)
+    return TextSplits.draw(texts, valid, test, seed, name, texts.parts, of_rest=True)
 
 # %% ../../nbs/data/text.ipynb #ece86b0e
 def without_copies(

@@ -23,15 +23,16 @@ from torch import Tensor
 
 from ..core import ReplearnError, local_seed, need_extra
 from ..data.entities import TaggedSplits, wikiann, wnut17
-from ..data.questions import QuestionSplits, squad
+from ..data.questions import squad
+from ..data.splits import Splits
 from ..encoders.transformer import bert, cramming, from_hf
 from ..pretext.base import precision_cbs, pretrain
 from ..representation import Representation, from_hub
-from ..transfer.finetune import finetune, train_from_scratch
+from ..transfer.finetune import ClassHead, finetune
 from ..transfer.probes import probe_method
-from ..transfer.spans import finetune_spans, mean_exact_match, mean_f1
+from ..transfer.spans import SpanHead, mean_exact_match, mean_f1
 from ..transfer.tasks import changes, gains
-from ..transfer.tokens import entity_f1, finetune_tokens
+from ..transfer.tokens import TokenHead, entity_f1
 from ..transfer.words import tfidf_method
 
 # %% ../../nbs/chapters/bert.ipynb #e0845322
@@ -139,17 +140,15 @@ def trained_method(
     scratch: bool = False,  # from new weights, not from the representation's
 ) -> Callable:  # (labelled, y, seed) -> predictions on test
     "For a method: train the whole network on the labelled texts"
-    fit, net = finetune, rep.encoder
-    rates = dict(lr=cfg.head_lr, encoder_lr=cfg.encoder_lr)
+    net, rates = rep.encoder, dict(lr=cfg.head_lr, encoder_lr=cfg.encoder_lr)
     if scratch:
-        fit, net = train_from_scratch, rep.untrained
-        rates = dict(lr=cfg.scratch_lr)
+        net, rates = rep.untrained, dict(lr=cfg.scratch_lr)
 
     def method(labelled, y, seed):
         steps = max(cfg.steps, cfg.tune_epochs * len(labelled) // 32)
-        fitted = fit(net, x['train'][labelled], y, n_classes=n_classes, steps=steps,
-                     seed=seed, cbs=precision_cbs(cfg.precision, device),
-                     device=device, **rates)
+        fitted = finetune(
+            net, ClassHead(n_classes), x['train'][labelled], y, steps=steps, seed=seed,
+            cbs=precision_cbs(cfg.precision, device), device=device, **rates)
         return fitted.predict(x['test'])
     return method
 
@@ -304,16 +303,16 @@ def _scores(net, pre, splits, **kwargs) -> dict[str, float]:
     "F1 of names; exact match and F1 of answers"
     train, test = (splits.part(p) for p in ('train', 'test'))
     if isinstance(splits, TaggedSplits):
-        tuned = finetune_tokens(net, pre, train, splits.kinds, **kwargs)
+        tuned = finetune(net, TokenHead(splits.kinds, pre), *train, **kwargs)
         return {'F1': entity_f1(test[1], tuned.predict(test[0]))}
-    found = finetune_spans(net, pre, train, **kwargs).predict(test)
-    golds = [q.golds for q in test]
+    tuned = finetune(net, SpanHead(pre), train, **kwargs)
+    found, golds = [a.text for a in tuned.predict(test)], [q.golds for q in test]
     return {'EM': mean_exact_match(golds, found), 'F1': mean_f1(golds, found)}
 
 
 def names_and_answers(
     reps: list[Representation],  # one for each pre-training
-    sets: list[TaggedSplits | QuestionSplits],
+    sets: list[Splits],
     cfg: BERTSettings,
     device: torch.device,
     seeds: int = 5,  # runs of each method; they take the pre-trainings in turn

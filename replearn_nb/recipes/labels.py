@@ -30,7 +30,7 @@ from torch.distributions import MultivariateNormal
 
 from ..core import mix_seed, one_thread
 from ..encoders.convnets import small_convnet
-from ..transfer.finetune import train_from_scratch
+from ..transfer.finetune import ClassHead, finetune
 from ..transfer.probes import LinearProbe
 from replearn_nb.data.images import (
     ImagePreprocessing,
@@ -420,10 +420,10 @@ def image_methods(
         return probe.predict(t)
 
     def scratch(labelled, y, seed):
-        fitted = train_from_scratch(
-            partial(small_convnet, x.shape[1], cfg.width), x[labelled], y,
-            normalise=ImagePreprocessing.fit(x).normalise, steps=cfg.steps, seed=seed,
-            n_classes=splits.n_classes, device=device)
+        fitted = finetune(
+            partial(small_convnet, x.shape[1], cfg.width), ClassHead(splits.n_classes),
+            x[labelled], y, ImagePreprocessing.fit(x).normalise, steps=cfg.steps,
+            seed=seed, device=device)
         return fitted.predict(xt)
 
     return [Method('raw+linear', linear),

@@ -25,7 +25,7 @@ from ..pretext.optim import lars
 from ..pretext.simclr import simclr_learner
 from ..pretext.views import digit_views, simclr_views
 from ..representation import Representation
-from ..transfer.finetune import finetune, train_from_scratch
+from ..transfer.finetune import ClassHead, finetune
 from ..transfer.labels import LabelTask, Method, affordable
 from replearn_nb.data.images import (
     ImagePreprocessing,
@@ -225,10 +225,10 @@ def scratch_methods(
     (x, _), (xt, _) = splits.part('train'), splits.part('test')
 
     def scratch(encoder_fn, labelled, y, seed):
-        return train_from_scratch(
-            encoder_fn, x[labelled], y, rep.preprocessing.normalise, splits.n_classes,
-            cfg.scratch_steps, augment=make_views(splits), seed=seed, device=device,
-            cbs=fast(cfg, device)).predict(xt)
+        return finetune(
+            encoder_fn, ClassHead(splits.n_classes), x[labelled], y,
+            rep.preprocessing.normalise, make_views(splits), cfg.scratch_steps,
+            seed=seed, device=device, cbs=fast(cfg, device)).predict(xt)
 
     methods = [Method('scratch', partial(scratch, rep.untrained))]
     if rival := RIVALS.get(cfg.encoder):
@@ -248,10 +248,10 @@ def finetune_method(
     f = {p: rep.features(splits.part(p)[0]) for p in ('unlabelled', 'train')}
 
     def tuned(labelled, y, seed):
-        head = fit_few(f, labelled, y, splits.n_classes).head()
+        start = fit_few(f, labelled, y, splits.n_classes).head()
         return finetune(
-            rep.encoder, x[labelled], y, rep.preprocessing.normalise, splits.n_classes,
-            cfg.steps, head=head, seed=seed, device=device,
+            rep.encoder, ClassHead(splits.n_classes, start), x[labelled], y,
+            rep.preprocessing.normalise, steps=cfg.steps, seed=seed, device=device,
             cbs=fast(cfg, device)).predict(xt)
 
     return Method(f'{rep.name}+finetune', tuned, pretrained=True)

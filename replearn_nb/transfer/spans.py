@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['normalise_answer', 'exact_match', 'answer_f1', 'mean_exact_match', 'mean_f1', 'question_task', 'Windows', 'windows',
-           'targets', 'SpanFinder', 'best_spans', 'Answer', 'TunedSpans', 'show_answer', 'finetune_spans']
+           'targets', 'best_spans', 'Answer', 'SpanHead', 'show_answer']
 
 # %% ../../nbs/transfer/spans.ipynb #b4087bac
-import copy
 import math
 import re
 import string
@@ -17,17 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
-from fastai.learner import Learner
-from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core import ReplearnError, local_seed
+from ..core import ReplearnError
 from ..data.entities import Highlighted
-from ..data.questions import Question, QuestionSplits
+from ..data.questions import Question
+from ..data.splits import Splits
 from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
-from .finetune import Classifier, check_longest, train_on
+from .finetune import Network, TextHead, outputs
 from .labels import LabelTask, draw_rows
 
 # %% ../../nbs/transfer/spans.ipynb #bf1a820a
@@ -81,7 +78,7 @@ def mean_f1(
 
 
 def question_task(
-    splits: QuestionSplits,
+    splits: Splits,  # of questions
 ) -> LabelTask:
     "Answers from few labelled questions, for `label_efficiency`"
     golds = [[q.golds for q in splits.part(p)] for p in ('train', 'test')]
@@ -160,25 +157,6 @@ def targets(
     first, last = at.int().argmax(1), at.shape[1] - 1 - at.int().flip(1).argmax(1)
     return torch.stack([first, last], 1) * at.any(1, keepdim=True)
 
-# %% ../../nbs/transfer/spans.ipynb #8208ebf2
-class SpanFinder(Classifier):
-    "Encode a question with a text, and give each token of the text two numbers"
-    def __init__(self, encoder: TextEncoder, head: nn.Module, sep: int):
-        super().__init__(encoder, head)
-        self.sep = sep
-
-    def forward(
-        self,
-        ids: Tensor,  # (B, T)
-    ) -> Tensor:  # (B, t, 2): begins here, ends here; t as long as the longest row
-        ids = self.encoder.trim(ids)
-        sep = ids == self.sep
-        second = sep.cumsum(1) - sep.int()  # 0 the question, 1 the text, 2 padding
-        h = self.encoder.forward_features(ids, None, second.clamp(max=1))
-        text = (second == 1) & ~sep
-        text[:, 0] = True  # [CLS]: not here
-        return self.head(h).float().masked_fill(~text[..., None], -1e4)
-
 # %% ../../nbs/transfer/spans.ipynb #7750c48a
 def best_spans(
     logits: Tensor,  # (B, t, 2)
@@ -204,52 +182,71 @@ class Answer:
     end: int  # character after the last
     score: float  # log-probability in its window
 
-
+# %% ../../nbs/transfer/spans.ipynb #8186451a
 @dataclass
-class TunedSpans:
-    "A network that marks answers; `learn` is the fastai `Learner` that trained it"
-    learn: Learner
-    pre: TextPreprocessing
-    stride: int | None = None  # of the windows
+class SpanHead(TextHead):
+    "The place of an answer in a text (section 4.2 of Devlin et al. 2018)"
+    pre: TextPreprocessing  # the encoder's tokenizer, and the length of a row
+    stride: int | None = None  # tokens a window moves on; None: half of its width
     max_answer: int = 30  # tokens
 
-    @torch.no_grad()
-    def answer(
+    out_features = 2  # begins here, ends here
+
+    def rows(
         self,
-        questions: Sequence[tuple[str, str]],  # question and text of each
+        questions: Sequence[Question],
+        y: None = None,  # a question has its answers
+    ) -> tuple[Tensor, Tensor]:  # token ids (rows, T), first and last token (rows, 2)
+        "Windows, and what each should point at"
+        w = windows([(q.text, q.context) for q in questions], self.pre, self.stride)
+        y = targets(w, questions)
+        if not (y > 0).any():
+            raise ReplearnError(f'None of {len(questions)} answers fits into a window '
+                                f'of {self.pre.max_len} tokens')
+        return w.ids, y
+
+    def logits(
+        self,
+        encoder: TextEncoder,
+        layer: nn.Module,
+        ids: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, t, 2), t as long as the longest row
+        ids = encoder.trim(ids)
+        sep = ids == self.pre.tok.sep
+        second = sep.cumsum(1) - sep.int()  # 0 the question, 1 the text, 2 padding
+        h = encoder.forward_features(ids, None, second.clamp(max=1))
+        text = (second == 1) & ~sep
+        text[:, 0] = True  # [CLS]: not here
+        return layer(h).float().masked_fill(~text[..., None], -1e4)
+
+    def predict(
+        self,
+        network: Network,
+        questions: Sequence[Question | tuple[str, str]],  # or question and text of each
         bs: int = 64,  # windows per batch
     ) -> list[Answer]:
         "The best span over all windows of each text"
-        model, device = self.learn.model.eval(), self.learn.dls.device
-        w, k = windows(questions, self.pre, self.stride), 0
-        found = [Answer('', 0, 0, -math.inf)] * len(questions)
-        for x, spans in zip(w.ids.split(bs), w.spans.split(bs), strict=True):
-            logits = model(x.to(device)).cpu()
+        asked = [(q.text, q.context) if isinstance(q, Question) else q
+                 for q in questions]
+        w = windows(asked, self.pre, self.stride)
+        parts = zip(outputs(network, w.ids, bs), w.spans.split(bs),
+                    w.question.split(bs), strict=True)
+        found = [Answer('', 0, 0, -math.inf)] * len(asked)
+        for logits, spans, numbers in parts:
             spans = spans[:, :logits.shape[1]]
-            best = best_spans(logits, spans[..., 1] > spans[..., 0], self.max_answer)
-            for r, (a, b, score) in enumerate(zip(*map(Tensor.tolist, best),
-                                                  strict=True)):
-                i = int(w.question[k + r])
+            best = best_spans(logits.cpu(), spans[..., 1] > spans[..., 0],
+                              self.max_answer)
+            for row, i, a, b, score in zip(spans.tolist(), numbers.tolist(),
+                                           *map(Tensor.tolist, best), strict=True):
                 if score > found[i].score:
-                    start, end = int(spans[r, a, 0]), int(spans[r, b, 1])
-                    text = questions[i][1][start:end]
-                    found[i] = Answer(text, start, end, score)
-            k += len(x)
+                    start, end = row[a][0], row[b][1]
+                    found[i] = Answer(asked[i][1][start:end], start, end, score)
         return found
 
 # %% ../../nbs/transfer/spans.ipynb #5a15ffdc
-@patch
-def predict(
-    self: TunedSpans,
-    questions: Sequence[Question],
-) -> list[str]:
-    "The answers' texts"
-    return [a.text for a in self.answer([(q.text, q.context) for q in questions])]
-
-
 def show_answer(
     question: Question,
-    answer: Answer,  # from `TunedSpans.answer`
+    answer: Answer,  # from `SpanHead.predict`
 ) -> Highlighted:
     "The text with the answer marked, and with a right one if that is elsewhere"
     right = exact_match(answer.text, question.golds)
@@ -259,34 +256,3 @@ def show_answer(
     if not right and apart:
         marks.append((start, start + len(text), 'right answer'))
     return Highlighted(question.context, marks, ('answer', 'wrong answer'))
-
-# %% ../../nbs/transfer/spans.ipynb #98e2f135
-def finetune_spans(
-    encoder: TextEncoder,  # pre-trained, or not; a copy is trained
-    pre: TextPreprocessing,  # its tokenizer, and the length of a row
-    train: Sequence[Question],
-    steps: int = 200,  # of the optimiser
-    bs: int = 16,  # windows per batch
-    lr: float = 3e-3,  # of the head
-    encoder_lr: float | None = None,  # of the encoder; None: lr / 3, 0: it is frozen
-    stride: int | None = None,  # tokens a window moves on; None: half of its width
-    max_answer: int = 30,  # tokens
-    seed: int = 0,
-    device: str | torch.device | None = None,  # None: the best there is
-    cbs: Sequence[Callback] = (),  # more callbacks, e.g. `MixedPrecision()`
-) -> TunedSpans:
-    "Fine-tune encoder and head to mark answers (section 4.2 of Devlin et al. 2018)"
-    pre.tok.must_fit(encoder)
-    w = windows([(q.text, q.context) for q in train], pre, stride)
-    check_longest(encoder, w.ids)
-    data = w.ids, targets(w, train)
-    if not (data[1] > 0).any():
-        raise ReplearnError(f'None of {len(train)} answers fits into a window of '
-                            f'{pre.max_len} tokens')
-    with local_seed(seed):
-        head = nn.Linear(encoder.num_features, 2)
-        model = SpanFinder(copy.deepcopy(encoder), head, pre.tok.sep)
-        model.requires_grad_(True)
-        lrs = lr / 3 if encoder_lr is None else encoder_lr, lr
-        learn = train_on(model, data, steps, bs, lrs, device, cbs)
-    return TunedSpans(learn, pre, stride, max_answer)

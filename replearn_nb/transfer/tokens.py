@@ -4,28 +4,25 @@
 
 # %% auto #0
 __all__ = ['word_rows', 'entity_f1', 'draw_sentences', 'entity_task', 'Gazetteer', 'tag_names', 'token_features', 'TokenProbe',
-           'TokenClassifier', 'first_piece_loss', 'TunedTokens', 'finetune_tokens']
+           'TokenHead']
 
 # %% ../../nbs/transfer/tokens.ipynb #7dc54de8
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
-from fastai.learner import Learner
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import ReplearnError, get_device, local_seed, need_extra
+from ..core import ReplearnError, get_device, need_extra
 from ..data.entities import TaggedSplits, entities
 from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
 from ..pretext.masked_lm import IGNORE
-from .finetune import Classifier, check_longest, train_on
+from .finetune import Network, TextHead, check_longest, outputs
 from .labels import LabelTask, draw_rows
 from .probes import LinearProbe
 
@@ -119,7 +116,7 @@ def tag_names(
     return ['O', *(f'{p}-{k}' for k in kinds for p in 'BI')]
 
 
-def _numbers(
+def _as_indices(
     tags: Sequence[Sequence[str]],  # of each sentence
     names: list[str],  # all labels
 ) -> Tensor:  # int64 (words,)
@@ -132,9 +129,9 @@ def _numbers(
     return torch.tensor([number[t] for t in flat], dtype=torch.int64)
 
 
-def _by_sentence(numbers: Tensor, lengths: Sequence[int], names: list[str]):
+def _by_sentence(indices: Tensor, lengths: Sequence[int], names: list[str]):
     "The labels of each sentence, from those of all words"
-    return [[names[i] for i in part.tolist()] for part in numbers.split(list(lengths))]
+    return [[names[i] for i in part.tolist()] for part in indices.split(list(lengths))]
 
 # %% ../../nbs/transfer/tokens.ipynb #5f51f862
 @torch.no_grad()
@@ -188,92 +185,69 @@ def fit(
 ) -> TokenProbe:
     "Fit on all words of the labelled sentences"
     names = tag_names(kinds)
-    probe = LinearProbe.fit(torch.cat(list(x)), _numbers(tags, names),
+    probe = LinearProbe.fit(torch.cat(list(x)), _as_indices(tags, names),
                             n_classes=len(names), standardise_on=standardise_on)
     return cls(probe, names)
 
 # %% ../../nbs/transfer/tokens.ipynb #ef1371e2
-class TokenClassifier(Classifier):
-    "Encode, and one linear layer for each token"
-    def forward(
-        self,
-        ids: Tensor,  # (B, T)
-    ) -> Tensor:  # logits (B, t, n_labels), t as long as the longest row
-        return self.head(self.encoder.forward_features(self.encoder.trim(ids)))
-
-
-def first_piece_loss(
-    logits: Tensor,  # (B, t, n_labels)
-    y: Tensor,  # (B, T), `IGNORE` but at the first piece of each word
-) -> Tensor:
-    "Cross-entropy of the labels, where words begin"
-    y = y[:, :logits.shape[1]]
-    return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(),
-                           ignore_index=IGNORE)
-
-# %% ../../nbs/transfer/tokens.ipynb #b0008011
 @dataclass
-class TunedTokens:
-    "A network that labels words; `learn` is the fastai `Learner` that trained it"
-    learn: Learner
-    pre: TextPreprocessing
-    names: list[str]  # of the labels
+class TokenHead(TextHead):
+    "A label for each word (section 5.3 of Devlin et al. 2018)"
+    kinds: Sequence[str]  # of names
+    pre: TextPreprocessing  # the encoder's tokenizer, and the length of a row
+    start: nn.Linear | None = None  # begin with it, e.g. `TokenProbe.head()`
 
-    @torch.no_grad()
+    @property
+    def names(self) -> list[str]:
+        "The labels"
+        return tag_names(self.kinds)
+
+    @property
+    def out_features(self) -> int:
+        return len(self.names)
+
+    def rows(
+        self,
+        words: Sequence[Sequence[str]],  # of each sentence
+        tags: Sequence[Sequence[str]],  # their labels
+    ) -> tuple[Tensor, Tensor]:  # each (rows, T)
+        "Token ids, and labels where words begin"
+        if [len(w) for w in words] != [len(t) for t in tags]:
+            raise ReplearnError('Each word needs one label: the numbers of words and '
+                                'of labels differ')
+        ids, first = word_rows(words, self.pre)
+        y = torch.full(ids.shape, IGNORE, dtype=torch.int64)
+        y[first] = _as_indices(tags, self.names)
+        return ids, y
+
+    def logits(
+        self,
+        encoder: TextEncoder,
+        layer: nn.Module,
+        ids: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, t, n_labels), t as long as the longest row
+        return layer(encoder.forward_features(encoder.trim(ids)))
+
+    def loss(
+        self,
+        logits: Tensor,  # (B, t, n_labels)
+        targets: Tensor,  # (B, T), `IGNORE` but at the first piece of each word
+    ) -> Tensor:
+        "Cross-entropy of the labels, where words begin"
+        targets = targets[:, :logits.shape[1]]
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(),
+                               ignore_index=IGNORE)
+
     def predict(
         self,
+        network: Network,
         words: Sequence[Sequence[str]],  # of each sentence
         bs: int = 256,  # rows per batch
     ) -> list[list[str]]:
         "Labels of each sentence"
-        model, best = self.learn.model.eval(), []
-        device = next(model.parameters()).device
         ids, first = word_rows(words, self.pre)
-        for x, begins in zip(ids.split(bs), first.split(bs), strict=True):
-            guess = model(x.to(device)).argmax(-1).cpu()
+        best = []
+        for o, begins in zip(outputs(network, ids, bs), first.split(bs), strict=True):
+            guess = o.argmax(-1).cpu()
             best.append(guess[begins[:, :guess.shape[1]]])
         return _by_sentence(torch.cat(best), map(len, words), self.names)
-
-# %% ../../nbs/transfer/tokens.ipynb #918063c7
-def _labelled_rows(words, tags, pre, names) -> tuple[Tensor, Tensor]:
-    "Token ids, and labels where words begin: each (rows, T)"
-    if [len(w) for w in words] != [len(t) for t in tags]:
-        raise ReplearnError('Each word needs one label: the numbers of words and of '
-                            'labels differ')
-    ids, first = word_rows(words, pre)
-    y = torch.full(ids.shape, IGNORE, dtype=torch.int64)
-    y[first] = _numbers(tags, names)
-    return ids, y
-
-
-def finetune_tokens(
-    encoder: TextEncoder,  # pre-trained, or not; a copy is trained
-    pre: TextPreprocessing,  # its tokenizer
-    train: tuple[list, list],  # words and labels, as `TaggedSplits.part` gives them
-    kinds: Sequence[str],  # of names
-    steps: int = 100,  # of the optimiser
-    bs: int = 16,  # rows per batch
-    lr: float | None = None,  # of the head; None: 3e-3, or 1e-3 for a given head
-    encoder_lr: float | None = None,  # of the encoder; None: lr / 3
-    head: nn.Linear | None = None,  # start from it, e.g. `TokenProbe.head()`
-    seed: int = 0,
-    device: str | torch.device | None = None,  # None: the best there is
-    cbs: Sequence[Callback] = (),  # more callbacks, e.g. `MixedPrecision()`
-) -> TunedTokens:
-    "Fine-tune encoder and head to label words (section 5.3 of Devlin et al. 2018)"
-    pre.tok.must_fit(encoder)
-    names = tag_names(kinds)
-    data = _labelled_rows(*train, pre, names)
-    check_longest(encoder, data[0])
-    shape = len(names), encoder.num_features
-    if head is not None and tuple(head.weight.shape) != shape:
-        raise ReplearnError(f'head should have weights of shape {shape}, '
-                            f'and has {tuple(head.weight.shape)}')
-    lr = (3e-3 if head is None else 1e-3) if lr is None else lr
-    with local_seed(seed):
-        new = nn.Linear(*shape[::-1])
-        model = TokenClassifier(*copy.deepcopy((encoder, head or new)))
-        model.requires_grad_(True)
-        lrs = lr / 3 if encoder_lr is None else encoder_lr, lr
-        learn = train_on(model, data, steps, bs, lrs, device, cbs, first_piece_loss)
-    return TunedTokens(learn, pre, names)
