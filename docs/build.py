@@ -147,6 +147,14 @@ def card_figure(nb) -> bytes | None:
     return None
 
 
+def is_wide(png: bytes | None) -> bool:
+    "Whether a figure needs a card's whole width to be read"
+    if png is None:
+        return False
+    width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))
+    return width > 2.4 * height
+
+
 def cards(table: str, proc: Path) -> str:
     "The book's table (chapter, what it shows, ...) as a card for each chapter"
     (proc/'cards').mkdir(parents=True, exist_ok=True)
@@ -155,8 +163,9 @@ def cards(table: str, proc: Path) -> str:
     lines = ['::::{grid} 1', ':gutter: 3']
     for link, summary, *others in rows:
         name = re.search(r'/chapters/(\w+)\.html', link)[1]
-        lines += [':::{grid-item-card}', ':class-card: chapter']
         figure = card_figure(read_nb(cfg.nbs_path/'chapters'/f'{name}.ipynb'))
+        lines += [':::{grid-item-card}',
+                  f':class-card: chapter{" wide" if is_wide(figure) else ""}']
         if figure:
             (proc/'cards'/f'{name}.png').write_bytes(figure)
             lines += [f':img-top: cards/{name}.png',

@@ -5,6 +5,7 @@ import re
 
 from bs4 import BeautifulSoup
 from execnb.nbio import mk_cell
+from fastcore.basics import AttrDict
 from fastcore.docments import ShowDocRenderer, docments, empty
 from nbdev.doclinks import NbdevLookup
 
@@ -121,14 +122,19 @@ def reference_cells(nb):
                 cells.append(shown_code(shown))
             shown = [] if hidden else [*shown, text]
             if hidden:
-                cells.append(mk_cell(f'#| export\n{text}'))
+                cells.append(code_cell(f'#| export\n{text}'))
         cells += [shown_code(shown)] if shown else []
     nb.cells = cells
 
 
+def code_cell(source: str, **metadata):
+    "A code cell as `read_nb` gives it"
+    return mk_cell(source, metadata=AttrDict(metadata))
+
+
 def shown_code(texts: list[str]):
     "A cell that nbdev runs and shows as it stands"
-    return mk_cell('#| exec_doc\n' + '\n'.join(texts), metadata=dict(no_output=True))
+    return code_cell('#| exec_doc\n' + '\n'.join(texts), no_output=True)
 
 
 def definitions(nb) -> dict:

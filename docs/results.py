@@ -6,7 +6,6 @@ from statistics import median
 
 from replearn_nb.recipes.book import BOOK
 
-NONE = '–'
 INTRO = '''# Results
 
 *What was measured, beside what papers and other libraries publish.*
@@ -46,11 +45,13 @@ def told(value, low=None, high=None, unit='') -> str:
             median(value), min(value), max(value)))
     value, between = text(value), ''
     if low is not None:
-        between = f' ({text(low)} to {text(high)})'
+        between = f'({text(low)} to {text(high)})'
     elif ' (' in value:  # '3.6 (2.8 to 4.2)'
         value, between = value.split(' (')
-        between = f' ({between}'
-    return value + ('' if unit in ('', 'percent') else f' {unit}') + between
+        between = f'({between}'
+    unit = '' if unit == 'percent' else unit
+    between = between.replace(' ', '\xa0')  # stays in one line
+    return ' '.join(filter(None, [value, unit, between]))
 
 
 def winner(ours, other, row: dict) -> int:
@@ -90,7 +91,7 @@ def others(row: dict, files: dict, wins: bool) -> str:
     against = row.get('against')
     return '; '.join(filter(None, [
         against and f'against {bold(against, wins)}',
-        row.get('paper') and f'paper: {row["paper"]}', peer])) or NONE
+        row.get('paper') and f'paper: {row["paper"]}', peer]))
 
 
 def line(row: dict, files: dict) -> str:
