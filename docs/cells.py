@@ -46,13 +46,6 @@ def names(node: ast.stmt) -> list[str]:
     return [n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
-def constants(source: str) -> list[str]:
-    "The public names that a cell assigns"
-    return [n for node, _ in statements(source)
-            if isinstance(node, ast.Assign | ast.AnnAssign)
-            for n in names(node) if n[0] != '_']
-
-
 # In a chapter
 
 def fold(cell, label: str):
