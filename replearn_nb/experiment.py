@@ -328,6 +328,7 @@ def finish(
     if headline is None:
         headline = mean_scores(found.scores, found.method) | savings(
             found.scores, found.method, found.metric) if len(found.scores) else {}
+    headline = {k: v for k, v in headline.items() if v == v}  # what is a number
     report = Report(
         seconds=notes.seconds() if notes else seconds, headline=headline,
         method=found.method, metric=found.metric.name, unit=found.metric.unit,
@@ -390,7 +391,9 @@ def split_seed(
 # %% ../nbs/experiment.ipynb #6631db44
 def _parameter(name: str, kind, default, doc: str) -> inspect.Parameter:
     "Of a function that the command calls"
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
+    where = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == 'preset' else (
+        inspect.Parameter.KEYWORD_ONLY)
+    return inspect.Parameter(name, where, default=default,
                              annotation=Annotated[kind, doc])
 
 

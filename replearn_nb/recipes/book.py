@@ -19,6 +19,7 @@ class Chapter:
     minutes: float  # that the notebook takes on two CPU cores
     full: str  # what the preset `full` runs, and about how long
     needs: tuple[str, ...] = ()  # the chapters to read before it
+    scores: str = ''  # the modality whose representations its `transfer` scores
     paper: str = ''  # where the idea comes from: an address, or nothing
     onward: str = ''  # one sentence: the question it leaves to the next chapter
 

@@ -82,7 +82,7 @@ class ScalingSettings(Settings):
 
 
 PRESETS = dict(
-    tiny=ScalingSettings(widths=(8, 16), steps=16, budgets=(5, 20), draws=2),
+    tiny=ScalingSettings(widths=(8, 12, 16), steps=16, budgets=(5, 20), draws=2),
     quick=ScalingSettings(),
     medium=ScalingSettings(
         texts='imdb', widths=(16, 32, 64, 128), shares=(1/256, 1/16, 1.),

@@ -86,6 +86,7 @@ class Report:
     method: str = ''  # named beforehand: whose labels saved are told; '': none
     headline: dict  # name -> number, or a number in words
     tables: dict = field(default_factory=dict)  # name -> rows: what else was measured
+    shown: str = ''  # all of it as text, for `replearn show`
     folder: Path | None = None  # where report.json, figure.png and the rest lie
 
     @property
@@ -188,11 +189,17 @@ def show(
 
 # %% ../../nbs/transfer/report.ipynb #d30523a5
 @patch
+def text(self: Report, width: int = 100) -> str:
+    "What `show` prints, without colours"
+    with io.StringIO() as file:
+        self.show(Console(file=file, width=width, color_system=None,
+                          force_jupyter=False))
+        return file.getvalue()
+
+
+@patch
 def __repr__(self: Report):
-    with io.StringIO() as text:
-        plain = dict(width=100, color_system=None, force_jupyter=False)
-        self.show(Console(file=text, **plain))
-        return text.getvalue()
+    return self.text()
 
 # %% ../../nbs/transfer/report.ipynb #38f33d17
 @patch
@@ -242,6 +249,7 @@ def save(
     figure: Figure | None = None,  # None: the label-efficiency figure of the scores
 ) -> Path:  # report.json
     "Write `figure.png` and `report.json`, each in one step"
+    self.shown = self.text(79)
     data = {k: v for k, v in asdict(self).items() if k != 'folder'}
     data['tables'] = {name: [{k: None if v != v else v for k, v in row.items()}
                              for row in rows] for name, rows in self.tables.items()}
