@@ -17,8 +17,6 @@ import importlib
 import inspect
 import itertools
 import json
-import math
-import numbers
 import os
 import random
 import re
