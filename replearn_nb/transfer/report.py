@@ -10,6 +10,7 @@ import io
 import json
 import math
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, fields
@@ -125,7 +126,9 @@ def sentences(
     "What a report found: the labels saved, then its headline numbers"
     said, saving = [], report.saving
     if saving is not None:
-        axis = report.axis if saving.budget > 1 else report.axis.replace('labels', 'label')
+        axis = report.axis
+        if saving.budget == 1:  # frame, label per class
+            axis = re.sub(r's\b', '', axis, count=1)
         said.append(
             f'With {saving.budget} {axis} {saving.method} reaches {saving.score:.3f} '
             f'{f"{report.metric} {report.unit}".strip()}; '
@@ -249,13 +252,14 @@ def save(
     figure: Figure | None = None,  # None: the label-efficiency figure of the scores
 ) -> Path:  # report.json
     "Write `figure.png` and `report.json`, each in one step"
-    self.shown = self.text(79)
     data = {k: v for k, v in asdict(self).items() if k != 'folder'}
-    data['tables'] = {name: [{k: None if v != v else v for k, v in row.items()}
-                             for row in rows] for name, rows in self.tables.items()}
+    data['tables'] = {name: [
+        {k: None if v != v else v for k, v in row.items()} if isinstance(row, dict)
+        else row for row in rows] for name, rows in self.tables.items()}
     data = json.loads(json.dumps(data, default=lambda o: o.item()))  # plain numbers
     path = Path(folder)/'report.json'
     check_report(data, str(path))
+    self.shown = data['shown'] = self.text(79)
     with atomic_path(path.with_name('figure.png')) as tmp:
         (figure or self.figure()).savefig(tmp, dpi=150)
     write_json(path, data)
