@@ -174,7 +174,7 @@ def run_command(
 
 def recipes() -> list[str]:
     "The recipes' names, in the order of the book"
-    return [c.name for c in BOOK]
+    return [c.name for c in BOOK if c.recipe]
 
 
 add_group('run', 'RECIPE', run_command, (
@@ -189,7 +189,8 @@ def list_recipes():
     for column in 'recipe', 'chapter', 'what it shows':
         table.add_column(column, no_wrap=column == 'recipe')
     for c in BOOK:
-        table.add_row(c.name, c.title, c.summary)
+        if c.recipe:
+            table.add_row(c.name, c.title, c.summary)
     console().print(table)
 
 

@@ -21,6 +21,7 @@ class Chapter:
     needs: tuple[str, ...] = ()  # the chapters to read before it
     scores: str = ''  # the modality whose representations its `transfer` scores
     paper: str = ''  # where the idea comes from: an address, or nothing
+    recipe: bool = True  # whether it has one, to run
     onward: str = ''  # one sentence: the question it leaves to the next chapter
 
 # %% ../../nbs/chapters/book.ipynb #ae6a460b
@@ -65,7 +66,14 @@ BOOK = [
         minutes=2, full='80,000 molecules of ZINC, fine-tuned on BBBP, Tox21, SIDER '
         'and ToxCast with 10 seeds; not timed yet',
         needs=('labels',), scores='molecules',
-        paper='https://arxiv.org/abs/1905.12265'),
+        paper='https://arxiv.org/abs/1905.12265',
+        onward='Three systems, three answers: what do they have in common, and what '
+        'should you do with your own data?'),
+    Chapter(
+        'conclusion', 'When should I pre-train?',
+        'When to pre-train, when to take what others trained, when to count words: four '
+        'questions, with the measurements behind them.',
+        minutes=.1, full='', recipe=False),
 ]
 
 # %% ../../nbs/chapters/book.ipynb #35e0e518
