@@ -378,3 +378,8 @@ def _right_options(e) -> str:
         return f'{says}: give it after {command.subcommand_metavar.split()[0]}'
     known = [p.opts[0] for p in command.params if p.opts[0].startswith('-')]
     return f'{says}: choose {", ".join(known or ["--help"])}'
+
+# %% ../nbs/cli.ipynb #edb060f1
+#| eval: false
+if __name__ == '__main__':
+    main()

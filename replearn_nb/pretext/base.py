@@ -444,7 +444,7 @@ def end_ranks() -> bool:  # whether this process is done, as all but rank 0 are
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-        os.environ.pop('WORLD_SIZE')  # else fastai would wait for the others again
+    os.environ.pop('WORLD_SIZE', None)  # else fastai would wait for the others again
     return rank_distrib() > 0
 
 # %% ../../nbs/pretext/base.ipynb #fa4dad55
@@ -481,6 +481,7 @@ def pretrain(
     try:
         keep_memory(learn.dls.device.type == 'cpu')
         with distributed(learn), learn.no_bar(), learn.no_logging():
+            _check_batches(learn)
             learn.fit(epochs, lr=lr, wd=wd, cbs=cbs, start_epoch=start)
     except ReplearnError as e:  # without what fastai puts before it
         raise ReplearnError(str(e).split('`:\n\t')[-1]) from e
@@ -490,6 +491,15 @@ def pretrain(
             if isinstance(cb, ShowProgress):
                 cb.close()
     return learn
+
+# %% ../../nbs/pretext/base.ipynb #9d177328
+def _check_batches(learn: Learner):
+    "Raise a `ReplearnError` if there is no whole batch to train on"
+    if not len(learn.dls.train):
+        n = max(1, num_distrib())
+        raise ReplearnError(
+            f'The training data make no batch of {learn.dls.train.bs}'
+            + f' for each of {n} processes' * (n > 1) + ': take a smaller batch size')
 
 # %% ../../nbs/pretext/base.ipynb #78940787
 def plan_of(learn: Learner) -> dict:  # JSON values

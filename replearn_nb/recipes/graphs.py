@@ -121,7 +121,7 @@ class GraphsSettings(Settings):
 
 ALL = 'attrmask', 'context', 'supervised', 'supervised+context'
 PRESETS = dict(
-    tiny=GraphsSettings(molecules=300, epochs=1, steps=2, budgets=(5, 15), draws=2,
+    tiny=GraphsSettings(molecules=300, epochs=1, bs=32, steps=2, budgets=(5, 15), draws=2,
                         trees=3),
     quick=GraphsSettings(),
     medium=GraphsSettings(
