@@ -29,7 +29,7 @@ from rich.console import Console
 # %% ../nbs/experiment.ipynb #513649f1
 from .pretext.base import end_ranks
 from .representation import Representation
-from .transfer.report import Report, device_name
+from .transfer.report import SCORE, Report, device_name
 from replearn_nb.core import (
     ReplearnError,
     atomic_path,
@@ -167,6 +167,18 @@ class Notes:
                    if f.is_file() and f.name != 'running')
         self.spent[stage] = self.spent.get(stage, 0.) + max(0., last - since)
 
+    def __enter__(self):
+        self.begin('pretrain')
+        return self
+
+    def __exit__(self, *error):
+        "Notes alone are nothing to resume from, and would forbid other settings"
+        folder = self.file.parent
+        files = {o.name for o in folder.rglob('*') if o.is_file()}
+        if not rank_distrib() and files <= {self.file.name, 'running'}:
+            self.file.unlink(missing_ok=True)
+            shutil.rmtree(folder/'kept', ignore_errors=True)
+
     def begin(
         self,
         stage: str,  # 'pretrain', 'transfer'
@@ -224,6 +236,8 @@ def label_study(
     folder: Path | None = None,  # where scores are kept as they come
 ) -> pd.DataFrame:  # method, pretrained, budget, seed, score, pretraining
     "Label efficiency for each pre-training, one under the other"
+    if not budgets:  # nothing has a label
+        return pd.DataFrame(columns=list(SCORE))
     return pd.concat([
         label_efficiency(task, methods(reps, k), budgets, draws, pretraining=k,
                          file=kept_file(folder, 'scores', *reps.values()),
@@ -285,19 +299,19 @@ def execute(
         return None
     with run_folder(self.name, out) as folder:
         data = self.load(cfg, seed, **options)
-        notes, kept = Notes(folder, dict(
-            recipe=self.name, preset=preset, seed=seed, seeds=seeds, data=data.hash,
-            options=options, **vars(cfg))), folder/'kept'
-        notes.begin('pretrain')
-        learned = [self.learn(data, cfg, device, k, kept/f'seed-{k}')
-                   for k in range(seed, seed + seeds)] if self.learn else [{}]
-        if end_ranks():
-            return None
-        save_all(learned, seed, folder)
-        notes.begin('transfer')
-        found = self.measure(learned, data, cfg, device, kept/'measured', True)
-        return finish(found, learned, notes, folder, recipe=self.name, preset=preset,
-                      data=data.name, device=device_name(device), seed=seed)
+        told, kept = dict(recipe=self.name, preset=preset, seed=seed, seeds=seeds,
+                          data=data.hash, options=options, **vars(cfg)), folder/'kept'
+        with Notes(folder, told) as notes:
+            learned = [self.learn(data, cfg, device, k, kept/f'seed-{k}')
+                       for k in range(seed, seed + seeds)] if self.learn else [{}]
+            if end_ranks():
+                return None
+            save_all(learned, seed, folder)
+            notes.begin('transfer')
+            found = self.measure(learned, data, cfg, device, kept/'measured', True)
+            return finish(found, learned, notes, folder, recipe=self.name,
+                          preset=preset, data=data.name, device=device_name(device),
+                          seed=seed)
 
 # %% ../nbs/experiment.ipynb #62e15a33
 def save_all(

@@ -1,8 +1,5 @@
 "The recipe bert on somebody's own texts: from the command line to the report"
-import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -28,10 +25,9 @@ from replearn_nb.pretext.masked_lm import unigram_bits
 from replearn_nb.recipes import bert as recipe
 from replearn_nb.representation import Representation
 from replearn_nb.transfer.finetune import finetune
-from replearn_nb.transfer.words import tfidf_method
 
-SMALL = dict(depth=1, width=32, hidden=64, vocab_size=120, max_len=32, epochs=3,
-             read=32, steps=8, budgets=(2, 5, 500), draws=2)
+SMALL = replace(recipe.PRESETS['tiny'], width=32, hidden=64, vocab_size=120, max_len=32,
+                epochs=3, bs=16, read=32, steps=8, budgets=(2, 5, 500), draws=2)
 TOPICS = dict(sea='wave salt fish boat tide', wood='tree leaf deer moss path')
 METHODS = ['tfidf+linear', 'scratch', 'random+linear', 'bert+linear', 'bert+finetune']
 
@@ -64,14 +60,13 @@ def table(tmp_path):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def small(monkeypatch):
-    for k, v in SMALL.items():
-        monkeypatch.setitem(recipe.PRESETS['quick'], k, v)
+    monkeypatch.setitem(recipe.PRESETS, 'quick', SMALL)
 
 
 @pytest.mark.parametrize('variant', ['bert', 'cramming'])
-def test_run_on_a_table(table, tmp_path, small, variant):
+def test_run_on_a_table(table, tmp_path, variant):
     more = tmp_path/'more.txt'
     more.write_text('\n'.join(t for t, _ in reviews(60, seed=1)))
     out = tmp_path/'run'
@@ -91,14 +86,9 @@ def test_run_on_a_table(table, tmp_path, small, variant):
     assert rep.card['data']['unlabelled'] > 100 and rep.card['scores'] == told
     assert rep.encoder.architecture == f'transformer.{variant}'
     assert rep.embed(['salt and the tide'], device='cpu').shape == (1, 32)
-    assert json.loads((out/'report.json').read_text())['headline'] == told
-    assert sorted(p.name for p in out.iterdir()) == [
-        'figure.png', 'report.json', 'representation']
-    with pytest.raises(ReplearnError, match='holds a finished run'):
-        recipe.run(out=out, data=str(table), text_col='words')
 
 
-def test_texts_without_labels_are_only_read(tmp_path, small):
+def test_texts_without_labels_are_only_read(tmp_path):
     path = tmp_path/'texts.txt'
     path.write_text('\n'.join(t for t, _ in reviews()))
     report = recipe.run(out=tmp_path/'run', data=str(path), device='cpu')
@@ -108,10 +98,12 @@ def test_texts_without_labels_are_only_read(tmp_path, small):
 
 def scores(tables, draws=5):
     "A table of scores: each method's at each budget, with a little noise"
+    plain = 'tfidf+linear', 'scratch'
     rng = np.random.default_rng(0)
     noise = rng.normal(0, .01, (draws, 1)) * np.ones(3)
     return pd.DataFrame([
-        dict(method=m, budget=b, seed=s, score=v + noise[s, 0], pretraining=p)
+        dict(method=m, pretrained=m not in plain, budget=b, seed=s, pretraining=p,
+             score=v + noise[s, 0])
         for m, (means, pretrainings) in tables.items() for b, v in means.items()
         for s in range(draws) for p in range(pretrainings)])
 
@@ -154,7 +146,7 @@ def test_pre_trainings_that_differ_widen_the_interval():
     assert wide.high - wide.low > 10 * (narrow.high - narrow.low)
 
 
-def test_several_pre_trainings(table, tmp_path, small):
+def test_several_pre_trainings(table, tmp_path):
     "Each has its own row of scores; the first is that of a run with one"
     kwargs = dict(data=str(table), text_col='words', device='cpu')
     one = recipe.run(out=tmp_path/'one', **kwargs)
@@ -172,61 +164,19 @@ def test_several_pre_trainings(table, tmp_path, small):
     first, saved = (Representation.load(r.folder/'representation').card
                     for r in (one, two))
     assert first['sha256'] == saved['sha256'] and saved['seed'] == 0
-    assert not (tmp_path/'two'/'checkpoints').exists()
-    with pytest.raises(ReplearnError, match='seeds should be at least 1'):
-        recipe.run(seeds=0)
-
-
-def test_a_run_stopped_in_its_second_pre_training_resumes(table, tmp_path, small,
-                                                          stop_at):
-    kwargs = dict(data=str(table), text_col='words', device='cpu', seeds=2)
-    whole = recipe.run(out=tmp_path/'whole', **kwargs)
-    stop_at(recipe, 'pretrain', 2)
-    with pytest.raises(KeyboardInterrupt, match='give the same command with --out'):
-        recipe.run(out=tmp_path/'cut', **kwargs)
-    file = tmp_path/'cut'/'checkpoints'/'0'/'checkpoint.pt'
-    state = torch.load(file, weights_only=True)
-    torch.save(state | dict(spent=1000.), file)
-    again = recipe.run(out=tmp_path/'cut', **kwargs)
-    assert 1000 <= again.seconds['pretrain'] < 1100
-    pd.testing.assert_frame_equal(again.table, whole.table)
-
-
-def test_a_run_that_was_stopped_while_it_was_scored_resumes(table, tmp_path, small,
-                                                            monkeypatch):
-    kwargs = dict(data=str(table), text_col='words', device='cpu')
-    whole = recipe.run(out=tmp_path/'whole', **kwargs)
-    with monkeypatch.context() as m:
-        def stop(*args, **kwargs):
-            raise KeyboardInterrupt
-        m.setattr(recipe, 'evaluate', stop)
-        with pytest.raises(KeyboardInterrupt):
-            recipe.run(out=tmp_path/'cut', **kwargs)
-    with pytest.raises(ReplearnError, match=r'of another run \(bs was 16, is 8\)'):
-        recipe.run(out=tmp_path/'cut', bs=8, **kwargs)
-    file = tmp_path/'cut'/'checkpoints'/'0'/'checkpoint.pt'
-    state = torch.load(file, weights_only=True)
-    assert 0 < state['spent'] < whole.seconds['total'] + 60
-    torch.save(state | dict(spent=1000.), file)
-    again = recipe.run(out=tmp_path/'cut', **kwargs)
-    assert 1000 <= again.seconds['pretrain'] <= again.seconds['total']
-    assert again.headline == whole.headline
-    a, b = (Representation.load(tmp_path/d/'representation').card
-            for d in ('whole', 'cut'))
-    assert a['steps'] == b['steps'] > 0 and a['pretext'] == b['pretext']
 
 
 @pytest.fixture
-def full(monkeypatch):
-    "The full preset with few texts, few steps, invented names and questions"
-    for k, v in dict(SMALL, heads=2, bs=16, budgets=(2, 5, 0), dropout=0., epochs=1,
-                     steps=2, tune_epochs=3, precision='fp32').items():
-        monkeypatch.setitem(recipe.PRESETS['full'], k, v)
-    monkeypatch.setattr(recipe, 'load_splits', lambda *args: own_splits())
+def tasks(monkeypatch):
+    "Settings of few steps: all labels too, invented names and questions"
     sets = dict(wnut17=invented_entities(30, 1), wikiann=invented_entities(40, 2),
                 squad=invented_questions(20, facts=1))
     for name, splits in sets.items():
         monkeypatch.setattr(recipe, name, partial(replace, splits, name=name))
+    monkeypatch.setattr(recipe.experiment, 'load', lambda cfg, seed: own_splits())
+    monkeypatch.setitem(recipe.PRESETS, 'quick', replace(
+        SMALL, variant='bert', epochs=1, steps=2, tune_epochs=3, budgets=(2, 5, 0),
+        tasks=True))
 
 
 def save_published(folder, model):
@@ -242,10 +192,10 @@ def save_published(folder, model):
     return made
 
 
-def test_the_full_preset_small(full, tmp_path):
+def test_names_and_answers_and_a_published_bert(tasks, tmp_path):
     "All labels, names, answers, and a published BERT beside it"
     save_published(tmp_path/'theirs', transformers.BertForMaskedLM)
-    report = recipe.run('full', out=tmp_path/'run', device='cpu',
+    report = recipe.run(out=tmp_path/'run', device='cpu',
                         beside=str(tmp_path/'theirs'))
     table, told = report.table, report.headline
     assert list(table.method.unique()) == [
@@ -257,47 +207,31 @@ def test_the_full_preset_small(full, tmp_path):
     assert told['bert+finetune@all'] == pytest.approx(ours, abs=1e-4)
     assert {'over_scratch@all', 'published+finetune@5'} <= set(told)
     assert not [k for k in told if k.endswith('@0')]
-    tasks = pd.read_csv(tmp_path/'run'/'names_and_answers.csv')
-    assert set(tasks.method) == {'scratch', 'bert+finetune'}
-    assert set(tasks.seed) == set(range(5))
-    assert set(tasks.task) == {'wnut17 F1', 'wikiann F1', 'squad F1', 'squad EM'}
-    mean = tasks.groupby(['method', 'task']).score.mean()
-    for task in set(tasks.task):
+    found = pd.DataFrame(report.tables['names and answers'])
+    assert set(found.method) == {'scratch', 'bert+finetune'}
+    assert set(found.seed) == set(range(5))
+    assert set(found.task) == {'wnut17 F1', 'wikiann F1', 'squad F1', 'squad EM'}
+    mean = found.groupby(['method', 'task']).score.mean()
+    for task in set(found.task):
         ours, scratch = mean['bert+finetune', task], mean['scratch', task]
         assert told[f'gain on {task}'] == pytest.approx(ours - scratch, abs=1e-4)
         assert told[f'gain on {task}, low'] <= told[f'gain on {task}']
     assert Representation.load(tmp_path/'run'/'representation').card['scores'] == told
 
 
-@pytest.mark.parametrize('name, call, left', [
-    ('finetune', 6 + 3, 6 - 2 + 30),  # from scratch first, and names and answers last
-    ('_scores', 5, 30 - 4)])
-def test_scores_that_are_there_are_not_measured_again(
-        full, tmp_path, monkeypatch, stop_at, name, call, left):
-    "Stopped among the labels, or among names and answers"
-    theirs = tmp_path/'theirs'
-    save_published(theirs, transformers.BertModel)
-    whole = recipe.run('full', out=tmp_path/'whole', device='cpu')
-    calls = stop_at(recipe, name, call)
+def test_names_and_answers_that_are_there_are_not_measured_again(
+        tasks, tmp_path, stop_at):
+    whole = recipe.run(out=tmp_path/'whole', device='cpu')
+    calls = stop_at(recipe, '_scores', 5)
     with pytest.raises(KeyboardInterrupt):
-        recipe.run('full', out=tmp_path/'cut', device='cpu')
-    assert len(calls) == call
-    with pytest.raises(ReplearnError, match=r'of another run \(beside was None'):
-        recipe.run('full', out=tmp_path/'cut', device='cpu', beside=str(theirs))
-    kept = sorted((tmp_path/'cut'/'measured').iterdir())
-    rows = [pd.read_csv(file).assign(seconds=100.) for file in kept]
-    for file, table in zip(kept, rows, strict=True):
-        table.to_csv(file, index=False)
-    again = recipe.run('full', out=tmp_path/'cut', device='cpu')
-    assert len(calls) == call + left
-    assert again.seconds['transfer'] >= 100 * sum(map(len, rows))
-    assert again.seconds['pretrain'] < 100
-    pd.testing.assert_frame_equal(again.table, whole.table)
-    assert again.headline == whole.headline
-    assert not (tmp_path/'cut'/'measured').exists()
+        recipe.run(out=tmp_path/'cut', device='cpu')
+    again = recipe.run(out=tmp_path/'cut', device='cpu')
+    assert len(calls) == 5 + 3 * 5 * 2 - 4  # sets, seeds, methods
+    assert again.scores == whole.scores and again.headline == whole.headline
+    assert again.tables == whole.tables
 
 
-def test_more_labels_get_more_steps(full, monkeypatch):
+def test_more_labels_get_more_steps(monkeypatch):
     "Three epochs of all, not fewer than the preset's steps"
     seen = []
 
@@ -305,7 +239,8 @@ def test_more_labels_get_more_steps(full, monkeypatch):
         seen.append((len(y), steps))
         return finetune(net, head, x, y, steps=1, **kwargs)
     monkeypatch.setattr(recipe, 'finetune', spy)
-    cfg, splits, rep = recipe.settings('full'), own_splits(), untrained()
+    cfg, splits = replace(SMALL, steps=2, tune_epochs=3), own_splits()
+    rep = untrained()
     x, y = recipe.token_ids(rep, splits), splits.part('train')[1]
     scratch = recipe.trained_method(rep, x, 2, cfg, torch.device('cpu'), scratch=True)
     for rows in np.arange(len(y)), np.array([0, int((y != y[0]).nonzero()[0])]):
@@ -313,10 +248,11 @@ def test_more_labels_get_more_steps(full, monkeypatch):
     assert seen == [(len(y), 3 * len(y) // 32), (2, 2)] and 3 * len(y) // 32 > 2
 
 
-def test_transfer_scores_a_representation_on_other_texts(table, tmp_path, small):
+def test_transfer_scores_a_representation_on_other_texts(table, tmp_path):
     rep = recipe.run(out=tmp_path/'a', data=str(table), text_col='words', device='cpu')
     rep = Representation.load(rep.folder/'representation')
-    report = recipe.transfer(rep, str(table), 'words', out=tmp_path/'b', device='cpu')
+    report = recipe.transfer(rep, data=str(table), text_col='words', out=tmp_path/'b',
+                             device='cpu')
     assert list(report.table.method.unique()) == [METHODS[0], *METHODS[2:4]]
     mean = report.table.groupby(['method', 'budget']).score.mean()
     assert report.headline['bert+linear@5'] == pytest.approx(
@@ -324,7 +260,7 @@ def test_transfer_scores_a_representation_on_other_texts(table, tmp_path, small)
     assert mean['bert+linear', 20] > .9  # two topics with words of their own
     (tmp_path/'t.txt').write_text('\n'.join(t for t, _ in reviews()))
     with pytest.raises(ReplearnError, match='t.txt has no labels'):
-        recipe.transfer(rep, str(tmp_path/'t.txt'), out=tmp_path/'c')
+        recipe.transfer(rep, data=str(tmp_path/'t.txt'), out=tmp_path/'c')
     assert not (tmp_path/'c').exists()
 
 
@@ -357,7 +293,7 @@ def test_what_is_no_published_bert_is_said(tmp_path, monkeypatch):
         recipe.published(str(tmp_path/'b'))
 
 
-def test_a_loss_that_is_no_number_ends_the_run(table, tmp_path, small):
+def test_a_loss_that_is_no_number_ends_the_run(table, tmp_path):
     with pytest.raises(ReplearnError, match='no longer a number in epoch'):
         recipe.run(out=tmp_path/'r', data=str(table), text_col='words', lr=1e30,
                    device='cpu')
@@ -371,7 +307,8 @@ def labelled(n):
 @pytest.mark.parametrize('text,args,message', [
     ('words,topic\na,b\n', [], 'its columns are: words, topic'),
     ('text,label\none,a\ntwo,a\nthree,a\n', [], "only the class 'a'"),
-    (labelled(8), [], "training examples of 'sea'; the smallest budget is 5"),
+    (labelled(8), ['--preset', 'tiny'],
+     "training examples of 'sea'; the smallest budget is 5"),
     (labelled(8), ['--label-col', 'star'], 'no column star'),
     ('text,label\n,\n,\n', [], 'too few texts (0)'),
     (labelled(40), ['--vocab-size', '5'], 'finds no vocabulary in'),
@@ -387,16 +324,7 @@ def test_bad_tables_are_refused_in_a_sentence(text, args, message, tmp_path, cap
     assert 'bug' not in said and not (tmp_path/'r').exists()
 
 
-def test_the_command_ends_with_one_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-c', 'from replearn_nb.cli import main; main()', 'run',
-         'bert', '--data', 'nowhere.csv', '--out', tmp_path/'r'],
-        capture_output=True, text=True)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'There is no file or folder nowhere.csv' in done.stderr
-
-
-def test_mixed_encodings_and_long_texts_are_read(tmp_path, small, capsys):
+def test_mixed_encodings_and_long_texts_are_read(tmp_path, capsys):
     rows = [f'{t},{c}'.encode() for t, c in reviews()]
     rows[0] = 'café und Meer,sea'.encode('latin-1')
     rows[1] = b'tree ' * 500 + b',wood'  # far longer than the model
@@ -416,20 +344,10 @@ def test_what_goes_with_own_texts_is_not_ignored(given):
         recipe.run(**given)
 
 
-def test_settings_are_checked():
-    with pytest.raises(ReplearnError, match='variant is bert or cramming'):
-        recipe.run(variant='gpt')
-    with pytest.raises(ReplearnError, match='lr must be above 0'):
-        recipe.settings('quick', lr=-1.)
-    with pytest.raises(ReplearnError, match='no preset'):
-        recipe.settings('slow')
-
-
 def test_the_head_begins_with_the_frequencies():
     "Before any training it needs as many bits as somebody who knows them"
-    cfg = recipe.PRESETS['quick'] | SMALL
-    splits = own_splits()
-    tok = train_sentencepieces(splits.part('unlabelled')[0], cfg['vocab_size'])
+    cfg, splits = SMALL, own_splits()
+    tok = train_sentencepieces(splits.part('unlabelled')[0], cfg.vocab_size)
     learn = recipe.make_learner(splits, tok, cfg, torch.device('cpu'))
     p = learn.model.head.bias.detach().exp()
     assert p.sum() == pytest.approx(1, abs=1e-4)
@@ -440,10 +358,10 @@ def test_the_head_begins_with_the_frequencies():
     assert bits == pytest.approx(unigram_bits(ids, ids, tok), abs=.35)
 
 
-def test_methods_see_no_labels_but_those_drawn(full):
+def test_methods_see_no_labels_but_those_drawn():
     "All other labels turned round, validation ones too, and nothing changes"
     rep, device = untrained(), torch.device('cpu')
-    cfg, found = recipe.settings('quick', budgets=(2,), draws=2, steps=2), []
+    cfg, found = replace(SMALL, steps=2), []
     y = own_splits().part('train')[1]
     few = np.array([int((y == c).nonzero()[0]) for c in (0, 1)])
     for turn in False, True:
@@ -451,32 +369,10 @@ def test_methods_see_no_labels_but_those_drawn(full):
         if turn:
             rest = np.setdiff1d(np.arange(len(splits.texts)), splits.train[few])
             splits.texts.y[rest] = 1 - splits.texts.y[rest]
-        setting = recipe.token_ids(rep, splits), splits.n_classes
-        methods = recipe.linear_methods(rep, *setting, device) | {
-            'tfidf': tfidf_method(splits),
-            'scratch': recipe.trained_method(rep, *setting, cfg, device, True),
-            'finetune': recipe.trained_method(rep, *setting, cfg, device)}
-        found.append({m: np.asarray(f(few, y[few], 0)) for m, f in methods.items()})
+        methods = recipe.methods(dict(bert=rep), 0, splits, cfg, device)
+        found.append({m.name: np.asarray(m.fit(few, y[few], 0)) for m in methods})
+    assert list(found[0]) == METHODS
     for m, prediction in found[0].items():
         assert (prediction == found[1][m]).all(), m
     truth = own_splits().part('test')[1].numpy()
-    assert (found[0]['tfidf'] == truth).mean() > .6
-
-
-def test_texts_that_pre_training_read_are_split_as_they_were(table, tmp_path, small,
-                                                             capsys):
-    data = dict(data=str(table), text_col='words')
-    recipe.run(out=tmp_path/'run', device='cpu', seed=3, **data)
-    rep = Representation.load(tmp_path/'run'/'representation')
-    capsys.readouterr()
-    same, other = (recipe.transfer(rep, **data, out=tmp_path/f't{seed}', seed=seed,
-                                   device='cpu') for seed in (3, 4))
-    said = capsys.readouterr().err
-    assert 'is what the representation was pre-trained on' in said and 'seed, 3' in said
-    assert same.seed == other.seed == 3
-    pd.testing.assert_frame_equal(same.table, other.table)
-    new = table.with_name('new.csv')
-    new.write_text(table.read_text().replace('tide', 'ebb'))
-    report = recipe.transfer(rep, str(new), 'words', out=tmp_path/'new', seed=4,
-                             device='cpu')
-    assert report.seed == 4 and 'pre-trained on' not in capsys.readouterr().err
+    assert (found[0]['tfidf+linear'] == truth).mean() > .6
