@@ -288,7 +288,8 @@ def sentence(err):
     (('run', 'simclr', '--data', '{flat}', '--labels', 'no.csv'), 'no.csv'),
     (('run', 'simclr', '--data', '{flat}', '--labels', '{wrong}'), 'colour, when'),
     (('run', 'simclr', '--data', '{labels}'), 'labels.csv'),
-    *((('run', c.name, '--preset', 'huge'), "no preset 'huge': choose tiny or quick or medium or full")
+    *((('run', c.name, '--preset', 'huge'),
+       "no preset 'huge': choose tiny or quick or medium or full")
       for c in BOOK if c.recipe),
     (('run', 'simclr', '--epochs', '0'), 'epochs must be at least 1, not 0'),
     (('run', 'simclr', '--device', 'abacus'), "no device 'abacus'"),
@@ -479,7 +480,8 @@ def plain(preset: str = typer.Option('quick', help='which one')): 'Do it'
 app(['--help'])
 """
 AT_ONCE = [('--help',), ('list',), ('run', '--help'), ('embed', '--help'),
-           ('transfer', '--help'), *(('run', c.name, '--help') for c in BOOK if c.recipe)]
+           ('transfer', '--help'),
+           *(('run', c.name, '--help') for c in BOOK if c.recipe)]
 
 
 @pytest.mark.parametrize('args', AT_ONCE, ids=' '.join)
