@@ -162,7 +162,7 @@ def test_a_chapter_shows_its_code(soup, name):
             if isinstance(node, ast.Assign | ast.AnnAssign) and not asked:
                 assert text in is_open, f'folded: {text}'
     folds = [o.get_text(strip=True) for o in page.select('summary .collapsed')]
-    assert 'Imports' in folds
+    assert ('Imports' in folds) == bool(exported_cells(f'chapters/{name}'))
 
 
 def test_plumbing_is_folded():

@@ -40,16 +40,20 @@ BOOK = [
         minutes=4.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
         needs=('labels',), scores='images', paper='https://arxiv.org/abs/2002.05709',
-        onward='An image may be tilted and cropped, a sentence may not; but each of its '
-        'words can be guessed from the others.'),
+        onward='An image may be tilted and cropped, a sentence may not; but each of '
+        'its words can be guessed from the others.'),
     Chapter(
         'bert', 'BERT: learning from missing words',
         'A representation of texts from gaps to fill in, beside word counts, which are '
         'hard to beat.',
         minutes=2.5, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
         needs=('labels',), scores='text', paper='https://arxiv.org/abs/1810.04805',
-        onward='Word counts stayed ahead of a small network that had read little: would '
-        'a larger one, more text or more time change that?'),
+        onward='Word counts stayed ahead of a small network that had read little: '
+        'would a larger one, more text or more time change that?'),
+]
+
+# %% ../../nbs/chapters/book.ipynb #14767a23
+BOOK += [
     Chapter(
         'scaling', 'Scaling: what size, data and time buy',
         'The same network in several sizes, on several amounts of text, for several '
