@@ -380,7 +380,10 @@ def score_saved(
     with run_folder('transfer', out) as folder:
         found = self.measure([{rep.name: rep}], data, cfg, device, None, False)
         if not len(found.scores):
-            raise ReplearnError(f'{data.name} has no labels to score with')
+            way = [f': give --{o.replace("_", "-")}' for o in self.options
+                   if o.startswith('label')]
+            raise ReplearnError(f'{data.name} has no labels to score with'
+                                + ''.join(way[:1]))
         took = round(time.time() - start, 1)
         return finish(found, [{rep.name: rep}], None, folder,
                       dict(transfer=took, total=took), recipe='transfer',

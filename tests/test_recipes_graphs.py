@@ -18,7 +18,6 @@ from replearn_nb.data.molecules import (  # noqa: E402
     split_molecules,
 )
 from replearn_nb.recipes import graphs  # noqa: E402
-from replearn_nb.recipes.graphs import run, transfer  # noqa: E402
 from replearn_nb.representation import Representation  # noqa: E402
 from replearn_nb.transfer.report import sentences  # noqa: E402
 from replearn_nb.transfer.tasks import draw_entries  # noqa: E402
@@ -26,13 +25,18 @@ from replearn_nb.transfer.tasks import draw_entries  # noqa: E402
 SHORT = replace(
     graphs.PRESETS['tiny'], molecules=150, layers=2, dim=16, k=2, steps=4, budgets=(3,),
     trees=5, bs=60, pretexts=('context', 'supervised+context'))
+SETS = 'bbbp', 'tox21', 'sider', 'toxcast'
+SEVERAL = replace(SHORT, molecules=None, sets=SETS, tune_epochs=1, way='finetune')
 CPU = torch.device('cpu')
+pytestmark = pytest.mark.usefixtures('one_process')
+run, transfer = replace(graphs.experiment, presets=dict(
+    quick=SHORT, several=SEVERAL)).functions()
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch):
-    "A preset of seconds"
-    monkeypatch.setitem(graphs.PRESETS, 'quick', SHORT)
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A run that was not interrupted"
+    return run(out=tmp_path_factory.mktemp('whole')/'run', device='cpu')
 
 
 PLAIN = {'fingerprint+linear', 'fingerprint+forest', 'groups+linear', 'scratch'}
@@ -45,8 +49,8 @@ def changed(report):
     return pd.DataFrame(report.tables['changes'])
 
 
-def test_short_run(tmp_path):
-    report = run(out=str(tmp_path/'r'), device='cpu')
+def test_short_run(whole):
+    report = whole
     assert set(report.table.method) == METHODS
     assert report.metric == 'ROC-AUC' and report.axis == 'labels per class'
     told = report.headline
@@ -59,22 +63,21 @@ def test_short_run(tmp_path):
     table = changed(report)
     assert set(table.method) == EACH_TIME - {'random+linear'} and len(table) == 12
     for name in 'figure.png', 'changes.png':
-        assert (tmp_path/'r'/name).stat().st_size > 500
-    rep = Representation.load(tmp_path/'r'/'representation')
+        assert (report.folder/name).stat().st_size > 500
+    rep = Representation.load(report.folder/'representation')
     assert rep.card['pretext']['name'] == 'supervised+context'
     assert rep.embed(['CCO'], device='cpu').shape == (1, 16)
-    Representation.load(tmp_path/'r'/'others'/'context')
+    Representation.load(report.folder/'others'/'context')
 
 
-def test_several_pretrainings(tmp_path):
+def test_several_pretrainings(whole, tmp_path):
     "The first is that of one; what needs no pre-training is measured once"
-    one = run(out=str(tmp_path/'one'), device='cpu').table
     report = run(out=str(tmp_path/'r'), device='cpu', seeds=2)
     found = report.table.groupby('method').pretraining.agg(set)
     assert all(found[m] == {0} for m in PLAIN)
     assert all(found[m] == {0, 1} for m in EACH_TIME)
     first = report.table[report.table.pretraining == 0].reset_index(drop=True)
-    pd.testing.assert_frame_equal(first, one)
+    pd.testing.assert_frame_equal(first, whole.table)
     for m in EACH_TIME:
         a, b = (report.table[(report.table.method == m)
                              & (report.table.pretraining == p)].score for p in (0, 1))
@@ -157,8 +160,8 @@ def test_own_table_with_missing_labels(tmp_path):
     assert set(changed(report).task) == {'toxic', 'active'}
 
 
-def test_transfer_scores_a_representation_on_other_molecules(tmp_path):
-    rep = run(out=str(tmp_path/'r'), device='cpu').folder/'representation'
+def test_transfer_scores_a_representation_on_other_molecules(whole, tmp_path):
+    rep = whole.folder/'representation'
     mols = embedded(160, seed=3)
     y = pd.DataFrame(mols.y.numpy()[:, :1], columns=['toxic'])
     y.assign(smiles=mols.smiles).to_csv(tmp_path/'mols.csv', index=False)
@@ -234,8 +237,8 @@ def no_work(monkeypatch):
 
 
 @pytest.mark.parametrize('preset,options,message', [
-    ('full', dict(pretrain_on='none.smi'), 'These settings have their own molecules'),
-    ('full', dict(label_col='y'), 'These settings have their own molecules'),
+    ('several', dict(pretrain_on='none.smi'), 'These settings have their own'),
+    ('several', dict(label_col='y'), 'These settings have their own molecules'),
     ('quick', dict(smiles_col='x'), 'The quick preset has its own molecules and'),
     ('quick', dict(label_col='y'), 'The quick preset has its own molecules and'),
     ('quick', dict(data='bbbp', label_col='y'), 'bbbp has its own molecules and'),
@@ -318,21 +321,32 @@ def test_more_molecules_from_a_table(tmp_path):
 
 @pytest.fixture
 def sets(monkeypatch):
-    "Several data sets, with few molecules and epochs"
+    "Several data sets of few molecules"
     mols = embedded(120)
     sets = {name: replace(mols[torch.arange(i * 10, i * 10 + 80)], name=name)
-            for i, name in enumerate(('bbbp', 'tox21', 'sider', 'toxcast'))}
+            for i, name in enumerate(SETS)}
     sets['tox21'].y[::3, 1] = float('nan')
     monkeypatch.setattr(graphs, 'moleculenet', sets.get)
     monkeypatch.setattr(graphs, 'zinc', lambda limit: mols)
-    monkeypatch.setitem(graphs.PRESETS, 'quick', replace(
-        SHORT, molecules=None, sets=tuple(sets), tune_epochs=1, way='finetune'))
     return sets
 
 
-def test_several_data_sets(sets, tmp_path):
+def test_several_data_sets(sets, tmp_path, stop_at):
     shown = plt.get_fignums()
-    report = run(out=str(tmp_path/'r'), device='cpu')
+    report = run('several', out=str(tmp_path/'r'), device='cpu')
+    check_several(report, sets)
+    assert plt.get_fignums() == shown
+
+    calls = stop_at(graphs, 'finetune', 15)  # in the third of four data sets
+    with pytest.raises(KeyboardInterrupt):
+        run('several', out=str(tmp_path/'cut'), device='cpu')
+    again = run('several', out=str(tmp_path/'cut'), device='cpu')
+    assert len(calls) == 1 + 4 * 2 * 3  # the one that was stopped; sets, seeds, methods
+    assert again.scores == report.scores and again.headline == report.headline
+    assert again.tables == report.tables
+
+
+def check_several(report, sets):
     table = report.table  # of the means over the data sets
     assert set(table.method) == METHODS and set(table.budget) == {0}
     seeds = table.groupby('method').seed.nunique()
@@ -350,28 +364,15 @@ def test_several_data_sets(sets, tmp_path):
     assert set(table.task) == {*sets, 'mean of the sets'} and len(table) == 15
     assert {r['task'] for r in report.tables['each set']} == set(sets)
     for file in 'figure.png', 'changes.png':
-        assert (tmp_path/'r'/file).stat().st_size > 500
-    assert plt.get_fignums() == shown
+        assert (report.folder/file).stat().st_size > 500
     assert 'gain on mean of the sets: ' in ' '.join(sentences(report))
-    rep = Representation.load(tmp_path/'r'/'representation')
+    rep = Representation.load(report.folder/'representation')
     held = [s for mols in sets.values() for s in split_molecules(mols).held]
     assert rep.card['data']['unlabelled'] == 120 - len(set(canonical(held)))
 
 
-def test_data_sets_that_are_measured_are_not_measured_again(sets, tmp_path, stop_at):
-    whole = run(out=str(tmp_path/'whole'), device='cpu')
-    calls = stop_at(graphs, 'finetune', 15)  # in the third of four data sets
-    with pytest.raises(KeyboardInterrupt):
-        run(out=str(tmp_path/'cut'), device='cpu')
-    again = run(out=str(tmp_path/'cut'), device='cpu')
-    assert len(calls) == 1 + 4 * 2 * 3  # the one that was stopped; sets, seeds, methods
-    assert again.scores == whole.scores and again.headline == whole.headline
-    assert again.tables == whole.tables
-
-
-def test_single_tasks_of_a_stopped_run_are_kept(tmp_path, stop_at):
+def test_single_tasks_of_a_stopped_run_are_kept(whole, tmp_path, stop_at):
     "The headline and the heat map are those of a run that was never stopped"
-    whole = run(out=str(tmp_path/'whole'), device='cpu')
     stop_at(graphs, 'finetune', 3)
     with pytest.raises(KeyboardInterrupt):
         run(out=str(tmp_path/'cut'), device='cpu')

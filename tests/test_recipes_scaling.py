@@ -1,12 +1,11 @@
 "Scaling: the fit against known laws, which points make a line, the smallest recipe"
-import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from replearn_nb.core import ReplearnError
 from replearn_nb.data.text import make_texts, pack, split_texts
 from replearn_nb.recipes import scaling
 from replearn_nb.recipes.scaling import (
@@ -20,12 +19,11 @@ from replearn_nb.recipes.scaling import (
     plan,
     points,
     power_law,
-    run,
-    settings,
     train_one,
 )
 
 CPU = torch.device('cpu')
+pytestmark = pytest.mark.usefixtures('one_process')
 
 
 @pytest.fixture(scope='module')
@@ -40,9 +38,8 @@ def texts():
 
 @pytest.fixture
 def cfg():
-    return settings('quick', steps=32) | dict(
-        vocab_size=60, max_len=32, widths=(8, 16, 32), shares=(.1, .3, 1.),
-        seeds=2, budgets=(2, 5), draws=2)
+    return replace(scaling.PRESETS['tiny'], steps=32, vocab_size=60, max_len=32,
+                   widths=(8, 16, 32), shares=(.1, .3, 1.), budgets=(2, 5))
 
 
 def test_a_power_law_is_found():
@@ -121,7 +118,7 @@ def test_the_loss_is_measured_on_a_sample_of_the_rows(cfg):
     texts = split_texts(make_texts(lines, [f'c{i % 3}' for i in range(1500)]),
                         name='of many lengths')
     tok, _, (ids, doc) = make_rows(texts, cfg)
-    packed = pack(tok.encode(texts.part('valid')[0]), cfg['max_len'], tok)
+    packed = pack(tok.encode(texts.part('valid')[0]), cfg.max_len, tok)
     assert 20 < len(ids) <= 256
     assert sorted(ids.tolist()) == sorted(packed[0].tolist())
 
@@ -144,7 +141,7 @@ def test_one_run_measures_what_it_says(texts, cfg):
     assert one.params[0] == count_params(encoder) == sum(
         p.numel() for k, p in encoder.named_parameters() if k.startswith('blocks.'))
     assert one.tokens[0] == int((rows[1] > 0).sum())
-    per_step = cfg['bs'] * cfg['max_len'] * one.tokens[0] / rows[0].numel()
+    per_step = cfg.bs * cfg.max_len * one.tokens[0] / rows[0].numel()
     assert one.seen.tolist() == pytest.approx((one.step * per_step).tolist(), abs=1)
     assert (one.compute == 6 * one.params * one.seen).all()
 
@@ -169,59 +166,45 @@ def test_a_run_ends_when_its_data_are_used_up(texts, cfg, monkeypatch):
     assert df.step.tolist() == [2, 4, 8] and df.loss.tolist() == losses[:3]
 
 
-@pytest.fixture
-def small_run(texts, cfg, monkeypatch):
-    "The recipe on a few texts"
-    monkeypatch.setattr(scaling, 'load_splits', lambda cfg, seed: texts)
-    monkeypatch.setattr(scaling, 'settings', lambda *a, **kw: cfg | {
-        k: v for k, v in kw.items() if v})
-    return lambda out, **kw: run(out=out, device='cpu', **kw)
+def test_the_recipe_and_how_it_resumes(texts, cfg, tmp_path, stop_at):
+    def run(out):
+        return replace(
+            scaling.experiment, load=lambda cfg, seed: texts,
+            presets=dict(quick=cfg)).functions()[0](out=out, device='cpu', seeds=2)
 
-
-def test_the_recipe_and_how_it_resumes(small_run, cfg, tmp_path, stop_at):
-    whole = small_run(tmp_path/'whole')
-    table = pd.read_csv(tmp_path/'whole/sweep.csv')
+    whole = run(tmp_path/'whole')
+    table = pd.DataFrame(whole.tables['runs'])
     assert len(table) == 5 * len(plan(cfg)) * 2
-    kept = json.loads((tmp_path/'whole/report.json').read_text())
-    assert kept['headline'] == whole.headline
-    slope = laws(table).exponent['params']
-    assert kept['headline']['params exponent'] == round(slope, 4)
+    law = laws(table).loc['params']
+    assert whole.headline['params exponent'] == round(law.exponent, 4)
+    assert whole.headline['params low'] == round(law.low, 4)
     made = sorted(p.name for p in (tmp_path/'whole').iterdir())
-    assert made == ['figure.png', 'laws.png', 'report.json', 'sweep.csv']
+    assert made == ['figure.png', 'laws.png', 'others', 'report.json', 'representation']
     counts = whole.table.groupby(['method', 'pretraining']).size()
     assert counts['tfidf+linear'].to_dict() == {0: 4}
     assert counts['random+linear'].to_dict() == {0: 4, 1: 4}
     assert whole.table.method.nunique() == 4
 
-    out, runs = tmp_path/'out', 2 * len(plan(cfg))
+    runs = 2 * len(plan(cfg))
     calls = stop_at(scaling, 'train_one', 4)
     with pytest.raises(KeyboardInterrupt, match='give the same command'):
-        small_run(out)  # stopped in its fourth run
+        run(tmp_path/'out')  # stopped in its fourth run
     stop_at(scaling, 'mean_probe', 5)
     with pytest.raises(KeyboardInterrupt):
-        small_run(out)  # stopped between the scores of two seeds
+        run(tmp_path/'out')  # stopped between the scores of two seeds
     assert len(calls) == 4 + runs - 3
-    resumed = small_run(out)
+    resumed = run(tmp_path/'out')
     assert len(calls) == 4 + runs - 3
-    again = pd.read_csv(out/'sweep.csv')
-    pd.testing.assert_frame_equal(table.drop(columns='seconds'),
-                                  again.drop(columns='seconds'))
     assert resumed.headline == whole.headline and resumed.scores == whole.scores
-    assert resumed.seconds['pretrain'] >= again.groupby(
-        ['seed', 'width', 'tokens']).seconds.first().sum() - .1
-    assert sorted(p.name for p in out.iterdir()) == made
+    assert resumed.tables == whole.tables
+    assert sorted(p.name for p in (tmp_path/'out').iterdir()) == made
 
 
-def test_runs_of_other_settings_are_not_resumed(small_run, cfg, tmp_path, stop_at):
-    stop_at(scaling, 'train_one', 2)
-    with pytest.raises(KeyboardInterrupt):
-        small_run(tmp_path/'out')
-    calls = stop_at(scaling, 'train_one', 2)
-    with pytest.raises(KeyboardInterrupt):
-        small_run(tmp_path/'out', lr=.001)
-    assert len(calls) == 2
-
-
-def test_too_few_steps_are_refused(tmp_path):
-    with pytest.raises(ReplearnError, match='at least 16 steps, not 3'):
-        run(out=tmp_path/'x', steps=3)
+def test_the_card_of_the_largest_network_tells_all_losses(texts, cfg, tmp_path):
+    reps = scaling.learn(texts, cfg, CPU, 0, tmp_path)
+    sizes = [count_params(rep.encoder) for rep in reps.values()]
+    assert sizes == sorted(sizes) and list(reps) == [
+        f'{n:,} parameters' for n in sizes]
+    *_, large = reps.values()
+    runs = pd.DataFrame(large.card['pretext']['runs'])
+    assert set(runs.params) == set(sizes) and len(runs) == 5 * len(plan(cfg))
