@@ -298,7 +298,8 @@ def sentence(err):
     (('embed', '{silent}', '{flat}'), "card.json lacks the field 'modality'"),
     (('embed', 'nowhere', '{flat}'), "There is no folder 'nowhere'"),
     (('transfer', 'nowhere', '--data', '{flat}'), "There is no folder 'nowhere'"),
-    (('transfer', '{rep}', '--data', '{flat}'), 'flat has no labels to score with: give --labels'),
+    (('transfer', '{rep}', '--data', '{flat}'),
+     'flat has no labels to score with: give --labels'),
     (('show', '{empty}'), 'report.json'),
 ])
 def test_wrong_input(replearn, photos, rep, tmp_path, monkeypatch, args, says):
