@@ -164,7 +164,7 @@ def test_the_command_runs_in_two_processes(tmp_path):
     command = 'simclr_command.py', 'run', 'simclr', '--device', 'cpu', '--out'
     run = tmp_path/'run'
     assert torchrun(*command, run, KILL_AFTER='2').returncode
-    assert (run/'checkpoints/seed-0/checkpoint.pt').exists()
+    assert (run/'kept/seed-0/checkpoint.pt').exists()
     one = start(*command, run, stderr=subprocess.STDOUT)
     out = ' '.join(one.communicate(timeout=200)[0].split())
     assert one.returncode == 1 and 'another run (processes was 2, is 1)' in out, out
