@@ -328,7 +328,7 @@ def save_all(
             reps[last].save(folder/('others' if k else '')/(
                 f'seed-{seed + k}' if k else 'representation'))
 
-
+# %% ../nbs/experiment.ipynb #8e457516
 def finish(
     found: Findings,
     learned: list[dict],  # of each pre-training: name -> Representation
@@ -423,7 +423,7 @@ def _asked(self: Experiment, without: Sequence[str] = ()) -> list[inspect.Parame
 
 SEED = _parameter('seed', int, 0, 'of the split, the weights and the training')
 OUT = _parameter('out', str | None, None, 'folder of the results; else runs/NAME-TIME')
-DEVICE = _parameter('device', str | None, None, 'cpu, cuda, mps; else the best there is')
+DEVICE = _parameter('device', str | None, None, 'cpu, cuda, mps; else the best')
 
 # %% ../nbs/experiment.ipynb #efafe78d
 def functions(
@@ -443,7 +443,8 @@ def functions(
     own = [_parameter(f.name, f.type | None, None, f.metadata['doc'])
            for f in fields(self.presets['quick']) if get_origin(f.type) is not tuple]
     preset = _parameter('preset', str, 'quick', f'{", ".join(self.presets)}')
-    seeds = _parameter('seeds', int, self.seeds, 'pre-trainings: with seed, seed + 1...')
+    seeds = _parameter('seeds', int, self.seeds,
+                       'pre-trainings: with seed, seed + 1, ...')
     run.__signature__ = inspect.Signature(
         [preset, OUT, *_asked(self), SEED, seeds, DEVICE, *own])
     transfer.__signature__ = inspect.Signature(

@@ -75,8 +75,8 @@ BOOK += [
         'should you do with your own data?'),
     Chapter(
         'conclusion', 'When should I pre-train?',
-        'When to pre-train, when to take what others trained, when to count words: four '
-        'questions, with the measurements behind them.',
+        'When to pre-train, when to take what others trained, when to count words: '
+        'four questions, with the measurements behind them.',
         minutes=.1, full='', recipe=False),
 ]
 
