@@ -1,11 +1,9 @@
 "The site: notebooks -> nbdev's processors -> MyST in `_proc` -> Sphinx -> `_site`"
-import ast
 import base64
 import os
 
 os.environ['IN_TEST'] = '1'  # cells that only show something at work do nothing
 import gc  # noqa: E402
-import inspect  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
@@ -13,11 +11,20 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import nbdev.showdoc  # noqa: E402
+from cells import (  # noqa: E402
+    DefinitionRenderer,
+    chapter_cells,
+    definitions,
+    directives,
+    exported,
+    fold,
+    reference_cells,
+    tidy_outputs,
+)
 from execnb.nbio import mk_cell, read_nb, write_nb  # noqa: E402
-from fastcore.docments import ShowDocRenderer, docments, empty  # noqa: E402
 from fastcore.xtras import working_directory  # noqa: E402
 from nbdev.config import get_config  # noqa: E402
-from nbdev.doclinks import NbdevLookup, nbglob  # noqa: E402
+from nbdev.doclinks import nbglob  # noqa: E402
 from nbdev.processors import FilterDefaults  # noqa: E402
 from results import results_page  # noqa: E402
 
@@ -28,76 +35,6 @@ FOLDERS = dict(data='Data', encoders='Encoders', pretext='Pretext tasks',
                transfer='Transfer')
 REPOSITORY = cfg.git_url.removeprefix('https://github.com/')
 COLAB = 'https://colab.research.google.com/github'
-
-
-def code(text) -> str:
-    "Text as code inside a table"
-    return f'`{str(text).replace("|", chr(92) + "|")}`'
-
-
-def plain(default) -> str:
-    "A default as one would write it; a function by its name"
-    text = repr(default)
-    return getattr(default, '__name__', '...') if '<' in text else text
-
-
-class TableRenderer(ShowDocRenderer):
-    "A definition on a page: heading, signature, docstring, parameters, source"
-    def _repr_markdown_(self):
-        name = self.nm.replace('_', r'\_')
-        parts = [f'<a id="def-{self.nm.lower()}"></a>',
-                 f'{"#" * self.title_level} {name}']
-        if self.sig is not None:
-            shown = (str(p).split(':')[0].split('=')[0]
-                     + ('' if p.default is empty else f'={plain(p.default)}')
-                     for p in self.sig.parameters.values() if p.name != 'self')
-            parts.append(f'```python\n{self.nm}({", ".join(shown)})\n```')
-        parts += [self.docs] if self.docs else []
-        rows = {k: v for k, v in docments(self.sym, full=True).items() if k != 'self'}
-        if any(v.docment for v in rows.values()):
-            parts.append(table(rows))
-        return '\n\n'.join([*parts, self.source()]) + '\n'
-
-    def source(self) -> str:
-        "The exported code, folded, and where it stands"
-        link = NbdevLookup().code(self.fn)
-        at = f'[In the repository]({link.removesuffix("#LNone")})\n' if link else ''
-        text = exported[self.nm.split('.')[-1]]
-        return f'::::{{dropdown}} Source\n{at}\n````python\n{text}\n````\n::::'
-
-
-exported = {}  # name -> source, of the notebook that is being read
-
-
-def definitions(nb) -> dict:
-    "The exported functions and classes of a notebook, with their source"
-    found = {}
-    for c in nb.cells:
-        if c.cell_type == 'code' and re.search(r'^#\| *export', c.source, re.M):
-            lines = c.source.splitlines()
-            for node in ast.parse(c.source).body:
-                if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                    first = min([node, *node.decorator_list], key=lambda o: o.lineno)
-                    found[node.name] = '\n'.join(
-                        lines[first.lineno - 1:node.end_lineno])
-    return found
-
-
-def table(rows: dict) -> str:
-    "Parameters: name, type, default, comment"
-    lines = ['| | Type | Default | Details |', '|---|---|---|---|']
-    for k, v in rows.items():
-        if k == 'return' and not v.docment and v.anno in (empty, None):
-            continue
-        anno = v.anno
-        if not isinstance(anno, str):
-            anno = '' if anno in (empty, None) else inspect.formatannotation(anno)
-        anno = re.sub(r'\b(collections\.abc|replearn_nb[\w.]*)\.(?=[A-Z])', '', anno)
-        default = '' if v.default is empty else code(plain(v.default))
-        text = str(v.docment or '').replace('|', r'\|')
-        name = '**Returns**' if k == 'return' else code(k)
-        lines.append(f'| {name} | {code(anno) if anno else ""} | {default} | {text} |')
-    return '\n'.join(lines)
 
 
 def chapter_at(rel: Path):
@@ -116,13 +53,14 @@ def about(nb, rel: Path) -> str:
         names = re.findall(r'^from replearn_nb\.([\w.]+) import', source, re.M)
         at = {n: n.replace('.', '/').replace('recipes/', 'chapters/') for n in names}
         needs = [f'[{n}]({up}{page}.ipynb)' for n, page in at.items()]
-    ran = nb.metadata['executed']
-    took = (f'{ran["seconds"]} s' if ran['seconds'] < 60
-            else f'{ran["seconds"] / 60:.1f} minutes')
+    takes = ''
+    if ran := nb.metadata.get('executed'):
+        took = (f'{ran["seconds"]} s' if ran['seconds'] < 60
+                else f'{ran["seconds"] / 60:.1f} minutes')
+        takes = f' **Takes:** {took} on {ran["cores"]} CPU cores, no GPU.'
     where = f'{REPOSITORY}/blob/{cfg.branch}/{cfg.nbs_path.name}/{rel.as_posix()}'
     return '\n'.join([
-        f'**Read first:** {", ".join(needs) or "nothing"}. **Takes:** {took} on '
-        f'{ran["cores"]} CPU cores, no GPU.\n',
+        f'**Read first:** {", ".join(needs) or "nothing"}.{takes}\n',
         f'```{{button-link}} {COLAB}/{where}\n:color: primary\nOpen in Colab\n```',
         f'```{{button-link}} https://github.com/{where}\n:color: primary\n:outline:\n'
         'Notebook\n```'])
@@ -145,7 +83,8 @@ def to_myst(nb, title: str, header: str):
             c.source = re.sub(r'^#\| *[\w-]+: *.*\n?', '', c.source, flags=re.M)
             tags = c.metadata.setdefault('tags', [])
             tags += ['remove-input'] if flags.get('echo') == 'false' else []
-            tags += ['hide-input'] if flags.get('code-fold') else []
+            if flags.get('code-fold') == 'true':
+                fold(c, 'Code')
             shown = c.metadata.setdefault('mystnb', {})
             if 'hide-cell' in tags:
                 shown |= dict.fromkeys(('code_prompt_show', 'code_prompt_hide'),
@@ -174,7 +113,7 @@ def texts(nb):
 def link_pages(pages: dict):
     "Addresses of this site become links within it, to what has a heading there"
     base = re.escape(f'{cfg.doc_host}{cfg.doc_baseurl}/')
-    anchor = re.compile(r'<a id="def-([^"]+)">')
+    anchor = re.compile(r' id="def-([^"]+)">')
     anchors = {rel.with_suffix('.html').as_posix():
                {a for t, k in texts(nb) for a in anchor.findall(t[k])}
                for rel, nb in pages.items()}
@@ -197,33 +136,44 @@ def link_pages(pages: dict):
             t[k] = ''.join(parts)
 
 
-def directives(cell) -> dict:
-    "A cell's `#| name: value` lines"
-    found = re.findall(r'^#\| *([\w-]+): *(.*)$', cell.source, re.M)
-    return {k: v.strip() for k, v in found}
-
-
-def card_figure(nb) -> bytes:
-    "The figure of a chapter whose cell says `#| card: true`"
+def card_figure(nb) -> bytes | None:
+    "The figure of a chapter whose cell says `#| card: true`, if there is one"
     for c in nb.cells:
         if c.cell_type == 'code' and directives(c).get('card') == 'true':
             for o in c.outputs:
                 if 'image/png' in o.get('data', {}):
                     return base64.b64decode(''.join(o['data']['image/png']))
-    raise SystemExit('A chapter needs a figure in a cell with #| card: true')
+            raise SystemExit('A cell with #| card: true has no figure')
+    return None
 
 
-def cards(proc: Path) -> str:
-    "A card for each chapter, with a figure of its own"
+def is_wide(png: bytes | None) -> bool:
+    "Whether a figure needs a card's whole width to be read"
+    if png is None:
+        return False
+    width, height = (int.from_bytes(png[i:i + 4], 'big') for i in (16, 20))
+    return width > 2.4 * height
+
+
+def cards(table: str, proc: Path) -> str:
+    "The book's table (chapter, what it shows, ...) as a card for each chapter"
     (proc/'cards').mkdir(parents=True, exist_ok=True)
-    lines = ['::::{grid} 1 2 2 3', ':gutter: 3']
-    for c in BOOK:
-        figure = card_figure(read_nb(cfg.nbs_path/'chapters'/f'{c.name}.ipynb'))
-        (proc/'cards'/f'{c.name}.png').write_bytes(figure)
-        lines += [
-            f':::{{grid-item-card}} {c.title}', f':link: chapters/{c.name}',
-            ':link-type: doc', f':img-bottom: cards/{c.name}.png',
-            f':img-alt: A figure of the chapter {c.title}', '', c.summary, ':::']
+    head, _, *rows = ([cell.strip() for cell in line.strip('| ').split(' | ')]
+                      for line in table.strip().splitlines())
+    lines = ['::::{grid} 1', ':gutter: 3']
+    for link, summary, *others in rows:
+        name = re.search(r'/chapters/(\w+)\.html', link)[1]
+        figure = card_figure(read_nb(cfg.nbs_path/'chapters'/f'{name}.ipynb'))
+        lines += [':::{grid-item-card}',
+                  f':class-card: chapter{" wide" if is_wide(figure) else ""}']
+        if figure:
+            (proc/'cards'/f'{name}.png').write_bytes(figure)
+            lines += [f':img-top: cards/{name}.png',
+                      f':img-alt: A figure of the chapter {link.split("]")[0][1:]}']
+        facts = [f'{title.capitalize()}: {text}' if title != 'open' else text
+                 for title, text in zip(head[2:], others, strict=True)
+                 if text not in ('', '–')]
+        lines += ['', '\n\n'.join([f'**{link}**', summary, *facts]), ':::']
     return '\n'.join([*lines, '::::'])
 
 
@@ -237,9 +187,11 @@ def contents() -> str:
         return [p.relative_to(cfg.nbs_path).with_suffix('').as_posix()
                 for p in sorted((cfg.nbs_path/folder).glob('[!_.]*.ipynb'))]
 
-    trees = [tree('The book', [f'chapters/{c.name}' for c in BOOK])]
+    book = [f'chapters/{c.name}' for c in BOOK]
+    rest = [p for p in [*pages(''), *pages('chapters')] if p not in [*book, 'index']]
+    trees = [tree('The book', book)]
     trees += [tree(name, pages(folder)) for folder, name in FOLDERS.items()]
-    trees += [tree('The rest', ['core', 'representation', 'cli', 'chapters/book']),
+    trees += [tree('The rest', rest),
               tree('Results', ['results']),
               tree('For contributors', pages('contributing'))]
     return '\n\n'.join(trees)
@@ -247,7 +199,7 @@ def contents() -> str:
 
 def write_sources(proc: Path):
     "What Sphinx reads: each notebook, and the page of results"
-    nbdev.showdoc.BasicMarkdownRenderer = TableRenderer
+    nbdev.showdoc.BasicMarkdownRenderer = DefinitionRenderer
     pages = {}
     for p in nbglob(cfg.nbs_path, as_path=True):
         rel = p.relative_to(cfg.nbs_path)
@@ -255,13 +207,16 @@ def write_sources(proc: Path):
         header = '' if rel.name == 'index.ipynb' else about(nb, rel)
         exported.clear()
         exported.update(definitions(nb))
+        (chapter_cells if chapter_at(rel) else reference_cells)(nb)
         with working_directory(p.parent):
             FilterDefaults()(nb)
+        tidy_outputs(nb)
         to_myst(nb, rel.stem, header)
         pages[rel] = nb
         if rel.name == 'index.ipynb':
-            after = next(i for i, c in enumerate(nb.cells) if '## The book' in c.source)
-            nb.cells.insert(after + 2, mk_cell(cards(proc), 'markdown'))
+            book = next(i for i, c in enumerate(nb.cells) if '## The book' in c.source)
+            table = ''.join(nb.cells[book + 1].outputs[0]['data']['text/markdown'])
+            nb.cells[book + 1] = mk_cell(cards(table, proc), 'markdown')
             nb.cells.append(mk_cell(contents(), 'markdown'))
     link_pages(pages)
     for rel, nb in pages.items():
@@ -270,7 +225,8 @@ def write_sources(proc: Path):
     (proc/'results.md').write_text(results_page(cfg.config_path/'docs'),
                                    encoding='utf-8')
     shutil.copy(cfg.config_path/'docs'/'conf.py', proc)
-    shutil.copytree(cfg.config_path/'docs'/'static', proc/'static')
+    for folder in 'static', 'templates':
+        shutil.copytree(cfg.config_path/'docs'/folder, proc/folder)
 
 
 def main():

@@ -3,6 +3,8 @@ from pathlib import Path
 
 from nbdev.config import get_config
 
+from replearn_nb.recipes.book import BOOK
+
 cfg = get_config()
 project, author = cfg.lib_name, cfg.author
 copyright = cfg.copyright
@@ -24,5 +26,10 @@ html_theme_options = dict(
     use_repository_button=True, use_download_button=False, show_navbar_depth=2,
     launch_buttons=dict(colab_url='https://colab.research.google.com'),
     home_page_in_toc=True, navbar_persistent=[])
-html_context = dict(default_mode='auto')
+templates_path = ['templates']
+html_context = dict(
+    default_mode='auto',
+    onward={f'chapters/{c.name}': c.onward for c in BOOK[:-1]},
+    before={f'chapters/{c.name}': b.onward
+            for b, c in zip(BOOK, BOOK[1:], strict=False)})
 html_show_sourcelink = False

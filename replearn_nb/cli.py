@@ -174,7 +174,7 @@ def run_command(
 
 def recipes() -> list[str]:
     "The recipes' names, in the order of the book"
-    return [c.name for c in BOOK]
+    return [c.name for c in BOOK if c.recipe]
 
 
 add_group('run', 'RECIPE', run_command, (
@@ -189,7 +189,8 @@ def list_recipes():
     for column in 'recipe', 'chapter', 'what it shows':
         table.add_column(column, no_wrap=column == 'recipe')
     for c in BOOK:
-        table.add_row(c.name, c.title, c.summary)
+        if c.recipe:
+            table.add_row(c.name, c.title, c.summary)
     console().print(table)
 
 
@@ -198,6 +199,14 @@ def show(
     report: Annotated[str, typer.Argument(help="A run's folder, or its report.json.")],
 ):
     "Show the report of a run."
+    path = Path(report)/'report.json' if os.path.isdir(report) else Path(report)
+    try:
+        text = json.loads(path.read_bytes())['shown']
+    except (OSError, ValueError, KeyError, TypeError):
+        text = None  # what is wrong with it takes longer to say
+    if isinstance(text, str) and text:
+        print(text, end='')
+        return
     from replearn_nb.transfer.report import Report
     Report.load(report).show(console())
 
@@ -369,3 +378,8 @@ def _right_options(e) -> str:
         return f'{says}: give it after {command.subcommand_metavar.split()[0]}'
     known = [p.opts[0] for p in command.params if p.opts[0].startswith('-')]
     return f'{says}: choose {", ".join(known or ["--help"])}'
+
+# %% ../nbs/cli.ipynb #edb060f1
+#| eval: false
+if __name__ == '__main__':
+    main()

@@ -6,7 +6,7 @@
 __all__ = ['BUILDERS', 'UNFINISHED', 'FULL', 'ReplearnError', 'need_extra', 'Encoder', 'check_encoder', 'load_weights', 'builds',
            'Preprocessing', 'find_preprocessing', 'mix_seed', 'seed_all', 'local_seed', 'get_device', 'keep_memory',
            'one_thread', 'processes', 'as_they_come', 'atomic_path', 'one_sentence', 'by_umask', 'write_text',
-           'write_json', 'choose_settings', 'run_folder', 'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
+           'write_json', 'run_folder', 'track', 'importable', 'TensorDL', 'fits', 'tensor_dls']
 
 # %% ../nbs/core.ipynb #f0ff3ca5
 import contextlib
@@ -17,8 +17,6 @@ import importlib
 import inspect
 import itertools
 import json
-import math
-import numbers
 import os
 import random
 import re
@@ -388,47 +386,6 @@ def write_json(
 ):
     "Write a JSON file in one step"
     write_text(path, json.dumps(obj, indent=1, ensure_ascii=False) + '\n')
-
-# %% ../nbs/core.ipynb #efb27424
-def choose_settings(
-    presets: dict[str, dict],  # name of a preset -> its settings
-    preset: str,  # which one
-    **overrides,  # settings that differ; None: as in the preset
-) -> dict:
-    "A preset with some settings changed; a `ReplearnError` names what can't be"
-    if preset not in presets:
-        choice = ' or '.join(presets)
-        raise ReplearnError(f'There is no preset {preset!r}: choose {choice}')
-    known = presets[preset]
-    changed = {k: v for k, v in overrides.items() if v is not None}
-    for k, v in changed.items():
-        if k not in known:
-            raise ReplearnError(f'There is no setting {k!r}: choose {", ".join(known)}')
-        like = [p[k] for p in presets.values() if p.get(k) is not None]
-        if like:
-            changed[k] = _alike(k, v, like)
-    return known | changed
-
-# %% ../nbs/core.ipynb #e64b7a39
-def _alike(k: str, v, like: list):
-    "`v`, if it is of the kind and sign that a setting has in the presets"
-    kind = next((t for t in (str, bool, int) if all(type(o) is t for o in like)), float)
-    if isinstance(like[0], Sequence) and kind is not str:
-        if isinstance(v, str) or not isinstance(v, Sequence):
-            raise ReplearnError(f'{k} must be a list, not {v!r}')
-        parts = [o for part in like for o in part]
-        return tuple(_alike(f'each of {k}', o, parts) for o in v) if parts else v
-    of = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
-    number = kind in (int, float)
-    if not isinstance(v, of) or number and (
-            isinstance(v, bool) or not math.isfinite(v)):
-        what = {str: 'text', bool: 'True or False', int: 'a whole number'}
-        raise ReplearnError(f'{k} must be {what.get(kind, "a number")}, not {v!r}')
-    if number and v <= 0 < min(like):
-        raise ReplearnError(f'{k} must be above 0, not {v}')
-    if number and v < 0 <= min(like):
-        raise ReplearnError(f'{k} must be 0 or above, not {v}')
-    return kind(v)
 
 # %% ../nbs/core.ipynb #ccdf0f21
 @contextlib.contextmanager

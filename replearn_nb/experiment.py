@@ -328,7 +328,7 @@ def save_all(
             reps[last].save(folder/('others' if k else '')/(
                 f'seed-{seed + k}' if k else 'representation'))
 
-
+# %% ../nbs/experiment.ipynb #8e457516
 def finish(
     found: Findings,
     learned: list[dict],  # of each pre-training: name -> Representation
@@ -342,6 +342,7 @@ def finish(
     if headline is None:
         headline = mean_scores(found.scores, found.method) | savings(
             found.scores, found.method, found.metric) if len(found.scores) else {}
+    headline = {k: v for k, v in headline.items() if v == v}  # what is a number
     report = Report(
         seconds=notes.seconds() if notes else seconds, headline=headline,
         method=found.method, metric=found.metric.name, unit=found.metric.unit,
@@ -407,7 +408,9 @@ def split_seed(
 # %% ../nbs/experiment.ipynb #6631db44
 def _parameter(name: str, kind, default, doc: str) -> inspect.Parameter:
     "Of a function that the command calls"
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
+    where = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == 'preset' else (
+        inspect.Parameter.KEYWORD_ONLY)
+    return inspect.Parameter(name, where, default=default,
                              annotation=Annotated[kind, doc])
 
 
@@ -420,7 +423,7 @@ def _asked(self: Experiment, without: Sequence[str] = ()) -> list[inspect.Parame
 
 SEED = _parameter('seed', int, 0, 'of the split, the weights and the training')
 OUT = _parameter('out', str | None, None, 'folder of the results; else runs/NAME-TIME')
-DEVICE = _parameter('device', str | None, None, 'cpu, cuda, mps; else the best there is')
+DEVICE = _parameter('device', str | None, None, 'cpu, cuda, mps; else the best')
 
 # %% ../nbs/experiment.ipynb #efafe78d
 def functions(
@@ -440,7 +443,8 @@ def functions(
     own = [_parameter(f.name, f.type | None, None, f.metadata['doc'])
            for f in fields(self.presets['quick']) if get_origin(f.type) is not tuple]
     preset = _parameter('preset', str, 'quick', f'{", ".join(self.presets)}')
-    seeds = _parameter('seeds', int, self.seeds, 'pre-trainings: with seed, seed + 1...')
+    seeds = _parameter('seeds', int, self.seeds,
+                       'pre-trainings: with seed, seed + 1, ...')
     run.__signature__ = inspect.Signature(
         [preset, OUT, *_asked(self), SEED, seeds, DEVICE, *own])
     transfer.__signature__ = inspect.Signature(

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from replearn_nb.recipes.book import BOOK
+
 chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
 if not chromium:
     pytest.skip('no chromium: apt-get install chromium', allow_module_level=True)
@@ -23,11 +25,13 @@ axe = pytest.importorskip(
 
 root = Path(__file__).resolve().parents[1]
 shots = root/'_site_shots'
-PHONE = dict(width=390, height=844)
+WIDTHS = dict(phone=390, tablet=820, desktop=1440)
 PAGES = sorted(p.relative_to(root/'nbs').with_suffix('.html').as_posix()
                for p in (root/'nbs').rglob('[!_.]*.ipynb'))
 PAGES += ['results.html', 'genindex.html', 'search.html']
 every_page = pytest.mark.parametrize('page', PAGES)
+every_chapter = pytest.mark.parametrize('page', [
+    'index.html', *(f'chapters/{c.name}.html' for c in BOOK)])
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -109,11 +113,48 @@ def test_dark(tab, page):
 
 
 @every_page
-def test_fits_a_phone(tab, page):
-    tab.set_viewport_size(PHONE)
+@pytest.mark.parametrize('kind', ['phone', 'tablet'])
+def test_fits(tab, page, kind):
+    tab.set_viewport_size(dict(width=WIDTHS[kind], height=900))
     tab.goto(page)
-    shoot(tab, page, 'phone')
-    assert tab.evaluate('document.documentElement.scrollWidth') <= PHONE['width']
+    shoot(tab, page, kind)
+    assert tab.evaluate('document.documentElement.scrollWidth') <= WIDTHS[kind]
+
+
+@pytest.mark.parametrize('kind', ['tablet', 'desktop'])
+@every_chapter
+def test_no_code_is_clipped(tab, page, kind):
+    "Folded code included; on a phone code scrolls"
+    tab.set_viewport_size(dict(width=WIDTHS[kind], height=900))
+    tab.goto(page)
+    clipped = tab.evaluate("""() => {
+        document.querySelectorAll('details').forEach(d => d.open = true);
+        return [...document.querySelectorAll('article pre')]
+            .filter(p => p.scrollWidth > p.clientWidth + 1)
+            .map(p => p.innerText.slice(0, 200))}""")
+    assert not clipped, clipped
+
+
+@pytest.mark.parametrize('page', ['pretext/simclr.html', 'results.html'])
+def test_a_table_is_a_list_on_a_phone(tab, page):
+    tab.set_viewport_size(dict(width=WIDTHS['phone'], height=900))
+    tab.goto(page)
+    ends = tab.evaluate("""[...document.querySelectorAll(
+        ':is(.parameters, .stacked) td')].map(d => d.getBoundingClientRect().right)""")
+    assert ends and max(ends) <= WIDTHS['phone']
+
+
+@pytest.mark.parametrize('kind', WIDTHS)
+def test_cards_leave_no_hole(tab, kind):
+    "All as wide as the text, with figures large enough to be read"
+    tab.set_viewport_size(dict(width=WIDTHS[kind], height=900))
+    tab.goto('index.html', wait_until='networkidle')
+    def widths(of): return tab.evaluate(
+        f"[...document.querySelectorAll('{of}')].map(d => d.offsetWidth)")
+    cards = widths('.chapter')
+    assert len(set(cards)) == 1
+    assert cards[0] > .8 * widths('article')[0]
+    assert min(widths('.chapter img')) > 280
 
 
 def test_mode_switch(tab):
@@ -162,9 +203,12 @@ def test_tab_reaches_the_search(tab):
     raise AssertionError('twelve tabs did not reach the search')
 
 
-def test_a_source_unfolds(tab):
-    tab.goto('pretext/simclr.html', wait_until='networkidle')
-    fold = tab.locator('details:has-text("def nt_xent")').first
+@pytest.mark.parametrize('page, what', [
+    ('pretext/simclr.html', 'def nt_xent'), ('chapters/simclr.html', 'def run')])
+def test_folded_code_unfolds(tab, page, what):
+    tab.goto(page, wait_until='networkidle')
+    fold = tab.locator(f'details:has-text("{what}")').first
     assert not fold.locator('pre').first.is_visible()
+    assert fold.locator('summary').bounding_box()['height'] < 70
     fold.locator('summary').first.click()
     assert fold.locator('pre').first.is_visible()

@@ -20,14 +20,12 @@ from replearn_nb.core import (
     TensorDL,
     atomic_path,
     by_umask,
-    choose_settings,
     get_device,
     run_folder,
     tensor_dls,
     write_json,
     write_text,
 )
-from replearn_nb.recipes import bert, graphs
 
 def test_errors_of_the_caller_keep_their_own_name(tmp_path):
     "Only what concerns the file that is written is told as its fault"
@@ -129,41 +127,6 @@ def test_ranks_share_the_folder_that_the_first_has_locked(tmp_path, monkeypatch)
         monkeypatch.setenv('RANK', '0')
         assert (first/'running').exists()  # still locked
     assert not first.exists()
-
-
-@pytest.mark.parametrize('presets, changes', [
-    (bert.PRESETS, dict(dropout=0., lr=1, budgets=(0, 5))),
-    (graphs.PRESETS, dict(tune_epochs=0, dropout=0, jobs=-1, molecules=None)),
-])
-def test_settings_that_are_valid(presets, changes):
-    known = presets['quick']
-    got = choose_settings(presets, 'quick', **changes)
-    for k, v in changes.items():
-        assert got[k] == (known[k] if v is None else v)
-        if known[k] is not None and v is not None:
-            assert type(got[k]) is type(known[k])
-
-
-@pytest.mark.parametrize('changes, says', [
-    (dict(bs='8'), "bs must be a whole number, not '8'"),
-    (dict(bs=True), 'bs must be a whole number, not True'),
-    (dict(epochs=1.5), 'epochs must be a whole number, not 1.5'),
-    (dict(epochs=-1), 'epochs must be above 0, not -1'),
-    (dict(lr=float('inf')), 'lr must be a number, not inf'),
-    (dict(lr=float('nan')), 'lr must be a number, not nan'),
-    (dict(lr='1e-3'), "lr must be a number, not '1e-3'"),
-    (dict(dropout=-.1), 'dropout must be 0 or above, not -0.1'),
-    (dict(variant=3), 'variant must be text, not 3'),
-    (dict(budgets=5), 'budgets must be a list, not 5'),
-    (dict(budgets='12'), "budgets must be a list, not '12'"),
-    (dict(lr=0.), 'lr must be above 0, not 0.0'),
-    (dict(budgets=(5, -1)), 'each of budgets must be 0 or above, not -1'),
-    (dict(budgets=(5, .5)), 'each of budgets must be a whole number, not 0.5'),
-])
-def test_settings_that_are_not(changes, says):
-    with pytest.raises(ReplearnError) as e:
-        choose_settings(bert.PRESETS, 'quick', **changes)
-    assert says in str(e.value)
 
 
 @pytest.mark.parametrize('name', [None, 'cuda', torch.device('cuda')])

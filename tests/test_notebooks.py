@@ -111,12 +111,13 @@ GUARD = """#| hide
 from importlib.metadata import version
 from importlib.util import find_spec
 if find_spec('replearn_nb') is None:
-    %pip install -q replearn_nb torch=={version('torch').split('+')[0]}"""
+    %pip install -q "replearn_nb @ git+https://github.com/replearn-nb/replearn-nb" \
+torch=={version('torch').split('+')[0]}"""
 MOLECULES = GUARD.replace("('replearn_nb')", "('rdkit')").replace(
-    'replearn_nb torch', 'replearn_nb[molecules] torch')
+    'replearn_nb @', 'replearn_nb[molecules] @')
 ENTITIES = GUARD.replace("('replearn_nb')", "('seqeval')").replace(
-    'replearn_nb torch', 'replearn_nb[entities] torch')
-CHAPTERS = [c.name for c in BOOK]
+    'replearn_nb @', 'replearn_nb[entities] @')
+CHAPTERS = [c.name for c in BOOK if c.recipe]
 
 
 @every_notebook

@@ -11,16 +11,17 @@ from typing import get_args, get_origin
 import pandas as pd
 import pytest
 import torch
-from processes import ENV, TORCHRUN
+from processes import ENV, TORCHRUN, torchrun
 from safetensors.torch import load_file
 
 from replearn_nb.core import ReplearnError
+from replearn_nb.pretext import base
 from replearn_nb.recipes.book import BOOK
 from replearn_nb.representation import Representation
 from replearn_nb.transfer import labels
 from replearn_nb.transfer.report import SCORE, Report
 
-NAMES = [c.name for c in BOOK]
+NAMES = [c.name for c in BOOK if c.recipe]
 LEARN = [name for name in NAMES
          if import_module(f'replearn_nb.recipes.{name}').experiment.learn]
 every_recipe = pytest.mark.parametrize('name', NAMES)
@@ -186,7 +187,8 @@ def test_a_saved_representation_is_scored_on_its_own_test_set(
     report = small.functions()[1](rep, seed=3, out=tmp_path/'out', device='cpu')
     assert report.method in set(report.table.method) and report.recipe == 'transfer'
     assert not any('scratch' in m for m in report.table.method)
-    assert 'No network was trained from scratch' in str(report).replace('\n', ' ')
+    said = ' '.join(str(report).split())
+    assert 'No network was trained from scratch' in said
     if 'split_seed' in rep.card['data']:
         assert report.seed == 0
         assert 'they are split with seed 0 again' in capfd.readouterr().err
@@ -205,3 +207,25 @@ def test_the_command_runs_in_two_processes(name, tmp_path):
     table = Report.load(tmp_path/'out').table
     assert isinstance(table, pd.DataFrame) and len(table)
     shutil.rmtree(tmp_path/'out')
+
+
+def test_a_rank_that_fails_ends_the_others_with_its_sentence(tmp_path):
+    "And what was begun cannot be resumed by another number of processes"
+    failed = torchrun('rank_fails.py', tmp_path/'out')
+    assert failed.returncode and 'No space left on the second machine' in failed.stderr
+    assert not (tmp_path/'out'/'report.json').exists()
+    out = tmp_path/'two'
+    calls = []
+
+    def stop(*args):
+        calls.append(args)
+        raise KeyboardInterrupt
+
+    it = recipe('simclr').experiment
+    with pytest.MonkeyPatch.context() as patch:  # its checkpoint says two processes
+        plan_of = base.plan_of
+        patch.setattr(base, 'plan_of', lambda learn: plan_of(learn) | dict(processes=2))
+        with pytest.raises(KeyboardInterrupt):
+            replace(it, measure=stop).functions()[0]('tiny', out=out, device='cpu')
+    says = refused(recipe('simclr').run, 'tiny', out=out, device='cpu')
+    assert 'processes was 2, is 1' in says and len(calls) == 1

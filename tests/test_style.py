@@ -11,7 +11,8 @@ package = root/'replearn_nb'
 
 # What each may import, by DESIGN's table; a package may also import within itself
 ABOVE = dict(core=[])
-for name in 'data encoders pretext representation transfer recipes cli'.split():
+for name in ('data encoders pretext representation transfer experiment recipes '
+             'cli').split():
     ABOVE[name] = [*ABOVE, name]
 ABOVE['encoders'] = ['core', 'encoders']
 ABOVE['cli'] = list(ABOVE)

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from replearn_nb.core import ReplearnError
 from replearn_nb.transfer.labels import (
     LabelTask,
+    Method,
+    Metric,
     accuracy,
     best_saving,
     draw_per_class,
-    is_baseline,
     label_efficiency,
     labels_needed,
     labels_saved,
@@ -23,15 +24,21 @@ from replearn_nb.transfer.labels import (
     summary,
 )
 
-COLUMNS = ['method', 'budget', 'seed', 'score']
+COLUMNS = ['method', 'pretrained', 'budget', 'seed', 'score']
+PLAIN = 'raw', 'scratch'  # everything else in these tables is pre-trained
 
 
 def scores_of(budgets, **draws):
     "Scores from one list a draw, a list of draws a method"
     return pd.DataFrame(
-        [(m.replace('_', '+'), b, s, score) for m, curves in draws.items()
-         for s, curve in enumerate(curves)
+        [(m.replace('_', '+'), m not in PLAIN, b, s, score)
+         for m, curves in draws.items() for s, curve in enumerate(curves)
          for b, score in zip(budgets, curve, strict=True)], columns=COLUMNS)
+
+
+def raw(fit):
+    "One method without pre-training"
+    return [Method('raw', fit)]
 
 
 # Draws
@@ -65,7 +72,7 @@ def test_too_small_a_class_is_named_before_any_training():
     called = []
     task = LabelTask(np.array([0] * 9 + [1] * 3), [0])
     with pytest.raises(ReplearnError, match='class 1 has 3'):
-        label_efficiency(task, {'raw': lambda i, y, s: called.append(i)}, [1, 4], 2)
+        label_efficiency(task, raw(lambda i, y, s: called.append(i)), [1, 4], 2)
     assert not called
 
 
@@ -75,13 +82,13 @@ def test_a_task_with_several_labels_draws_in_its_own_way():
     def by_row(y, budget, seed):
         return np.random.default_rng(seed).permutation(len(y))[:budget]
 
-    def minus_gap(y_true, prediction):
-        return -float(np.nanmean(abs(y_true - prediction)))
+    def gap(y_true, prediction):
+        return float(np.nanmean(abs(y_true - prediction)))
 
-    task = LabelTask(y, y, minus_gap, 'error', drawn_by=by_row)
-    found = label_efficiency(task, {'raw': lambda i, y, s: np.zeros((4, 2))}, [2], 3,
+    task = LabelTask(y, y, Metric('error', gap, False), by_row)
+    found = label_efficiency(task, raw(lambda i, y, s: np.zeros((4, 2))), [2], 3,
                              progress=False)
-    assert found.score.tolist() == [-4 / 6] * 3
+    assert found.score.tolist() == [4 / 6] * 3
 
 
 # Scores
@@ -99,20 +106,22 @@ def test_methods_are_paired_and_see_the_labels_of_their_draw_alone():
         return predict
 
     task = LabelTask(np.arange(20) % 2, np.arange(6) % 2)
-    both = label_efficiency(task, {'raw': method('raw'), 'simclr': method('simclr')},
-                            [1, 3], {'raw': 4, 'simclr': 2}, progress=False)
+    ours = Method('simclr', method('simclr'), pretrained=True, draws=2)
+    both = label_efficiency(task, [Method('raw', method('raw')), ours], [1, 3], 4,
+                            progress=False)
     assert list(both.columns) == [*COLUMNS, 'pretraining']
+    assert both.groupby('method').pretrained.first().to_dict() == dict(
+        raw=False, simclr=True)
     assert both.groupby('method').size().to_dict() == {'raw': 8, 'simclr': 4}
     assert [d for d in seen['raw'] if d[0] < 2] == seen['simclr']
-    alone = label_efficiency(task, {'simclr': method('simclr')}, [1, 3], 2,
-                             progress=False)
+    alone = label_efficiency(task, [ours], [1, 3], progress=False)
     assert alone.score.tolist() == both[both.method == 'simclr'].score.tolist()
 
 
 def test_generators_are_left_alone():
     state = torch.get_rng_state(), np.random.get_state()[1].copy()
     task = LabelTask([0, 1], [0, 1])
-    label_efficiency(task, {'raw': lambda i, y, s: torch.randint(0, 2, (2,))}, [1], 3,
+    label_efficiency(task, raw(lambda i, y, s: torch.randint(0, 2, (2,))), [1], 3,
                      progress=False)
     assert (state[0] == torch.get_rng_state()).all()
     assert (state[1] == np.random.get_state()[1]).all()
@@ -124,19 +133,19 @@ def test_generators_are_left_alone():
 def test_a_prediction_that_does_not_fit_is_refused(prediction, message):
     task = LabelTask([0, 1], [0, 1, 0, 1])
     with pytest.raises(ValueError, match=message):
-        label_efficiency(task, {'raw': lambda i, y, s: prediction}, [1], 1,
+        label_efficiency(task, raw(lambda i, y, s: prediction), [1], 1,
                          progress=False)
 
 
 def test_a_score_that_is_no_number_is_refused():
-    task = LabelTask([0, 1], [0, 1], lambda y, p: float('nan'), 'AUC')
+    task = LabelTask([0, 1], [0, 1], Metric('AUC', lambda y, p: float('nan')))
     with pytest.raises(ValueError, match='raw at 1 labels, draw 0: the AUC is nan'):
-        label_efficiency(task, {'raw': lambda i, y, s: [0, 1]}, [1], 1, progress=False)
+        label_efficiency(task, raw(lambda i, y, s: [0, 1]), [1], 1, progress=False)
 
 
 def test_progress_in_a_log_has_no_control_characters(capfd):
     task = LabelTask([0, 1], [0, 1])
-    label_efficiency(task, {'raw': lambda i, y, s: [0, 1]}, [1], 3)
+    label_efficiency(task, raw(lambda i, y, s: [0, 1]), [1], 3)
     err = capfd.readouterr().err
     assert 'label efficiency: 3/3' in err and '\x1b' not in err and '\r' not in err
 
@@ -158,13 +167,6 @@ def test_summary_is_pandas_own_mean_and_sd():
 
 
 # Labels saved
-
-
-def test_names():
-    for name in 'raw+linear', 'scratch', 'random+knn', 'fingerprint+forest', 'tfidf':
-        assert is_baseline(name)
-    for name in 'simclr+linear', 'rawdata+linear', 'bert', 'linear+raw':
-        assert not is_baseline(name)
 
 
 def slow_needed(budgets, scores, target):
@@ -219,6 +221,21 @@ def test_labels_saved_by_hand():
     assert saved.low.isna().all() and saved.high.isna().all()  # one draw
 
 
+def test_of_errors_less_is_better():
+    "The mirror image: the same labels are saved, and harm stays harm"
+    error = Metric('error', None, higher_is_better=False)
+    df = scores_of([1, 4, 16], simclr_linear=[[.7, .8, .95]] * 5,
+                   raw=[[.5, .6, .8]] * 5)
+    mirrored = df.assign(score=1 - df.score)
+    a, b = labels_saved(df), labels_saved(mirrored, metric=error)
+    pd.testing.assert_frame_equal(a.drop(columns='score'), b.drop(columns='score'))
+    assert b.score.tolist() == pytest.approx((1 - a.score).tolist())
+    both = pd.concat([mirrored, mirrored[mirrored.pretrained].assign(
+        method='worse', score=.9)])
+    assert best_saving(both, metric=error).method == 'simclr+linear'
+    assert savings(mirrored, 'simclr+linear', error) == savings(df, 'simclr+linear')
+
+
 def test_nothing_is_extrapolated():
     "A baseline measured at fewer budgets bounds what can be claimed"
     df = pd.concat([scores_of([1, 4, 16], simclr=[[.9, .9, .9]], raw=[[.1, .2, .3]]),
@@ -270,9 +287,9 @@ def table(name, scores):
     "Scores (draws, pre-trainings, budgets) as a table"
     draws, pretrainings, _ = scores.shape
     return pd.DataFrame(
-        [(name, b, d, p, scores[d, p, i]) for d in range(draws)
+        [(name, name not in PLAIN, b, d, p, scores[d, p, i]) for d in range(draws)
          for p in range(pretrainings) for i, b in enumerate((1, 4, 16))],
-        columns=['method', 'budget', 'seed', 'pretraining', 'score'])
+        columns=['method', 'pretrained', 'budget', 'seed', 'pretraining', 'score'])
 
 
 @pytest.mark.parametrize('draws, pretrainings, sd', [
@@ -347,8 +364,9 @@ def test_best_saving_takes_the_fewest_labels_and_the_method_that_is_named():
 
 def test_names_at_line_ends_do_not_overlap():
     names = [f'm{i}+linear' for i in range(9)] + ['raw+linear', 'scratch']
-    df = pd.DataFrame([(n, b, s, .9 + .001 * i + .01 * b) for i, n in enumerate(names)
-                       for b in (1, 2) for s in (0, 1)], columns=COLUMNS)
+    df = pd.DataFrame([(n, i < 9, b, s, .9 + .001 * i + .01 * b)
+                       for i, n in enumerate(names) for b in (1, 2) for s in (0, 1)],
+                      columns=COLUMNS)
     fig = Figure(figsize=(7, 4.2), layout='constrained')
     ax = plot_label_efficiency(df, fig.subplots())
     FigureCanvasAgg(fig).draw()

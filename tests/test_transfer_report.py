@@ -21,8 +21,8 @@ from replearn_nb.transfer.report import (
 def a_report(**changes):
     curves = {'raw+linear': [.5, .7, .9], 'scratch': [.4, .7, .95],
               'simclr+linear': [.8, .9, .97]}
-    scores = [dict(method=m, budget=b, seed=s, pretraining=0, score=score + .01 * s,
-                   metric='accuracy')
+    scores = [dict(method=m, pretrained='simclr' in m, budget=b, seed=s, pretraining=0,
+                   score=score + .01 * s)
               for m, curve in curves.items()
               for b, score in zip([1, 10, 50], curve, strict=True) for s in range(3)]
     return Report(**dict(
@@ -35,10 +35,11 @@ def test_the_file_is_what_the_issue_asks_for(tmp_path):
     report = a_report(command='replearn run simclr')
     data = json.loads(report.save(tmp_path/'new'/'folder').read_text())
     assert list(data) == ['recipe', 'preset', 'data', 'device', 'seed', 'command',
-                          'versions', 'seconds', 'scores', 'method', 'headline']
+                          'versions', 'seconds', 'metric', 'higher_is_better', 'unit',
+                          'axis', 'scores', 'method', 'headline', 'tables', 'shown']
     assert list(data['seconds']) == ['pretrain', 'transfer', 'total']
     assert list(data['scores'][0]) == [
-        'method', 'budget', 'seed', 'pretraining', 'score', 'metric']
+        'method', 'pretrained', 'budget', 'seed', 'pretraining', 'score']
     assert {'python', 'torch', 'fastai', 'replearn_nb',
             'numpy'} <= set(data['versions'])
     assert sorted(p.name for p in report.folder.iterdir()) == ['figure.png',
@@ -85,11 +86,12 @@ def test_numbers_of_numpy_and_torch_become_plain(tmp_path):
 @pytest.mark.parametrize('changes, named', [
     (dict(headline=dict(ratio=float('nan'))), 'headline: ratio is nan'),
     (dict(seconds=dict(total=float('inf'))), 'seconds: total is inf'),
-    (dict(scores=[dict(method='raw', budget=1, seed=0, pretraining=0, score=np.nan,
-                       metric='F1')]),
+    (dict(scores=[dict(method='raw', pretrained=False, budget=1, seed=0, pretraining=0,
+                       score=np.nan)]),
      'score 0: score is nan'),
+    (dict(tables=dict(runs=[1, 2])), 'runs in tables is no table'),
     (dict(scores=[dict(method='raw', budget=1, seed=0, pretraining=0, score=1)]),
-     'score 0: it has no metric')])
+     'score 0: it has no pretrained')])
 def test_what_json_does_not_know_is_refused_and_nothing_is_written(
         tmp_path, changes, named):
     with pytest.raises(ReplearnError, match=named):
@@ -159,7 +161,7 @@ def test_the_headline_sentence():
 
 
 def test_harm_is_said_and_an_interval_says_what_it_covers():
-    scores = [dict(method=m, budget=b, seed=s, pretraining=p, metric='accuracy',
+    scores = [dict(method=m, pretrained='simclr' in m, budget=b, seed=s, pretraining=p,
                    score=score + .001 * (s - 2) * (p - 1))
               for m, curve, pretrainings in (
                   ('raw+linear', [.5, .7, .9], 1), ('simclr+linear', [.3, .6, .8], 3))

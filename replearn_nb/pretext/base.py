@@ -98,7 +98,7 @@ class Checkpoint(Callback):
     ):
         self.path, self.seconds = Path(path), seconds
         self.plan = json.loads(json.dumps(plan))  # as it is when it is read again
-        self.state, self.start_epoch, self.spent = None, 0, 0.
+        self.state, self.start_epoch = None, 0
 
     def load(self) -> dict | None:
         "The saved state, or None; a `ReplearnError` if it is damaged or does not fit"
@@ -124,12 +124,11 @@ class Checkpoint(Callback):
         "Read the file, and say with which epoch to start"
         self.state = self.load()
         if self.state:
-            self.start_epoch, self.spent = self.state['epoch'], self.state['spent']
+            self.start_epoch = self.state['epoch']
         return self.start_epoch
 
 
-SAVED = {'epoch', 'model', 'opt', 'scaler', 'plan', 'losses', 'smooth', 'steps',
-         'spent'}
+SAVED = {'epoch', 'model', 'opt', 'scaler', 'plan', 'losses', 'smooth', 'steps'}
 
 # %% ../../nbs/pretext/base.ipynb #9dcf1bef
 @patch
@@ -163,8 +162,7 @@ def after_epoch(self: Checkpoint):
                  scaler=scaler.state_dict() if scaler else {},
                  losses=[float(o) for o in self.recorder.losses],
                  smooth=float(self.recorder.smooth_loss.val),
-                 steps=self.train_iter,
-                 spent=time.perf_counter() - self.learn.began)
+                 steps=self.train_iter)
     data = io.BytesIO()
     torch.save(state, data)
     with atomic_path(self.path) as tmp:
@@ -446,7 +444,7 @@ def end_ranks() -> bool:  # whether this process is done, as all but rank 0 are
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-        os.environ.pop('WORLD_SIZE')  # else fastai would wait for the others again
+    os.environ.pop('WORLD_SIZE', None)  # else fastai would wait for the others again
     return rank_distrib() > 0
 
 # %% ../../nbs/pretext/base.ipynb #fa4dad55
@@ -475,16 +473,15 @@ def pretrain(
 ) -> Learner:
     "Train a pretext task with warm-up and cosine; resumes from the folder's checkpoint"
     cbs, start = [warmup_cosine(lr, warmup), ValidEvery(max(1, epochs // 10))], 0
-    learn.began = time.perf_counter()  # earlier, if it resumes
     if folder is not None:
         fixed = dict(epochs=epochs, lr=lr, wd=wd, warmup=warmup)
         plan = (plan or {}) | fixed | plan_of(learn)
         cbs.append(Checkpoint(Path(folder)/'checkpoint.pt', plan, seconds))
         start = cbs[-1].start()
-        learn.began -= cbs[-1].spent
     try:
         keep_memory(learn.dls.device.type == 'cpu')
         with distributed(learn), learn.no_bar(), learn.no_logging():
+            _check_batches(learn)
             learn.fit(epochs, lr=lr, wd=wd, cbs=cbs, start_epoch=start)
     except ReplearnError as e:  # without what fastai puts before it
         raise ReplearnError(str(e).split('`:\n\t')[-1]) from e
@@ -494,6 +491,15 @@ def pretrain(
             if isinstance(cb, ShowProgress):
                 cb.close()
     return learn
+
+# %% ../../nbs/pretext/base.ipynb #9d177328
+def _check_batches(learn: Learner):
+    "Raise a `ReplearnError` if there is no whole batch to train on"
+    if not len(learn.dls.train):
+        n = max(1, num_distrib())
+        raise ReplearnError(
+            f'The training data make no batch of {learn.dls.train.bs}'
+            + f' for each of {n} processes' * (n > 1) + ': take a smaller batch size')
 
 # %% ../../nbs/pretext/base.ipynb #78940787
 def plan_of(learn: Learner) -> dict:  # JSON values

@@ -108,8 +108,8 @@ PRESETS = dict(
                       draws=2),
     quick=BERTSettings(),
     medium=BERTSettings(
-        texts='imdb', depth=2, width=128, heads=4, hidden=256, vocab_size=8000, epochs=3,
-        bs=32, lr=4e-3, read=128, budgets=(5, 20, 80, 320)),
+        texts='imdb', depth=2, width=128, heads=4, hidden=256, vocab_size=8000,
+        epochs=3, bs=32, lr=4e-3, read=128, budgets=(5, 20, 80, 320)),
     full=LARGE)
 VARIANTS = dict(bert=bert, cramming=cramming)
 
@@ -271,7 +271,7 @@ def headline(
     told = {k: round(float(v), 4) for k, v in told.items() if math.isfinite(v)}
     return told | (savings(df, name) if len(df) else {})
 
-
+# %% ../../nbs/chapters/bert.ipynb #c7c01ad3
 def measure(
     learned: list[dict],  # a representation for each pre-training
     splits: TextSplits,

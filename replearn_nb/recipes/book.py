@@ -21,6 +21,8 @@ class Chapter:
     needs: tuple[str, ...] = ()  # the chapters to read before it
     scores: str = ''  # the modality whose representations its `transfer` scores
     paper: str = ''  # where the idea comes from: an address, or nothing
+    recipe: bool = True  # whether it has one, to run
+    onward: str = ''  # one sentence: the question it leaves to the next chapter
 
 # %% ../../nbs/chapters/book.ipynb #ae6a460b
 BOOK = [
@@ -28,29 +30,39 @@ BOOK = [
         'labels', 'Why labels are the bottleneck',
         'A line and a small network learn from 10 to 10,000 labels: what a network '
         'needs labels for, and what regularisation and good coordinates save.',
-        minutes=1.5, full='Fashion-MNIST, up to 2,000 labels per class; not timed yet'),
+        minutes=1.5, full='Fashion-MNIST, up to 2,000 labels per class; not timed yet',
+        onward='With the right coordinates a line is enough: can a network find them '
+        'without labels?'),
     Chapter(
         'simclr', 'SimCLR: learning from views',
         'A representation of images that nobody labelled, and the labels it saves '
         'beside the best that does without.',
         minutes=4.5, full='CIFAR-10, a ResNet-18, 200 epochs; not timed yet, and a '
         'peer publishes 87 minutes for as much on an A6000',
-        needs=('labels',), scores='images',
-        paper='https://arxiv.org/abs/2002.05709'),
+        needs=('labels',), scores='images', paper='https://arxiv.org/abs/2002.05709',
+        onward='An image may be tilted and cropped, a sentence may not; but each of '
+        'its words can be guessed from the others.'),
     Chapter(
         'bert', 'BERT: learning from missing words',
         'A representation of texts from gaps to fill in, beside word counts, which are '
         'hard to beat.',
-        minutes=3, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
-        needs=('labels',), scores='text',
-        paper='https://arxiv.org/abs/1810.04805'),
+        minutes=2.5, full='IMDB, 8 blocks of width 512, 20 epochs; not timed yet',
+        needs=('labels',), scores='text', paper='https://arxiv.org/abs/1810.04805',
+        onward='Word counts stayed ahead of a small network that had read little: '
+        'would a larger one, more text or more time change that?'),
+]
+
+# %% ../../nbs/chapters/book.ipynb #14767a23
+BOOK += [
     Chapter(
         'scaling', 'Scaling: what size, data and time buy',
         'The same network in several sizes, on several amounts of text, for several '
         'lengths of time, and why no law comes of it at this size.',
         minutes=2.5, full='six sizes up to 768 wide on the reviews of IMDB; not timed '
         'yet',
-        needs=('bert',), paper='https://arxiv.org/abs/2001.08361'),
+        needs=('bert',), paper='https://arxiv.org/abs/2001.08361',
+        onward='More of everything lowers the loss; but where labels are dearest, in '
+        'chemistry, does pre-training help at all?'),
     Chapter(
         'graphs', 'Molecules: does pre-training help or harm?',
         'A graph network learns from molecules that nobody measured; whether that '
@@ -58,7 +70,14 @@ BOOK = [
         minutes=2, full='80,000 molecules of ZINC, fine-tuned on BBBP, Tox21, SIDER '
         'and ToxCast with 10 seeds; not timed yet',
         needs=('labels',), scores='molecules',
-        paper='https://arxiv.org/abs/1905.12265'),
+        paper='https://arxiv.org/abs/1905.12265',
+        onward='Three systems, three answers: what do they have in common, and what '
+        'should you do with your own data?'),
+    Chapter(
+        'conclusion', 'When should I pre-train?',
+        'When to pre-train, when to take what others trained, when to count words: '
+        'four questions, with the measurements behind them.',
+        minutes=.1, full='', recipe=False),
 ]
 
 # %% ../../nbs/chapters/book.ipynb #35e0e518

@@ -108,8 +108,8 @@ class GraphsSettings(Settings):
     steps: int = setting(96, 'of fine-tuning, at least', least=0)
     tune_epochs: int = setting(0, 'of fine-tuning, at least', least=0)
     tune_lr: float = setting(1e-2, 'of fine-tuning', above=0)
-    way: str = setting('linear', 'how the combined pre-training is used in the headline',
-                       among=('linear', 'finetune'))
+    way: str = setting('linear', 'how the combined pre-training is used, in the '
+                       'headline', among=('linear', 'finetune'))
     budgets: tuple[int, ...] = setting((5, 15, 45), 'labels per class', least=1)
     draws: int = setting(5, 'of labels at each budget', least=1)
     trees: int = setting(30, 'of a forest', least=1)
@@ -121,8 +121,8 @@ class GraphsSettings(Settings):
 
 ALL = 'attrmask', 'context', 'supervised', 'supervised+context'
 PRESETS = dict(
-    tiny=GraphsSettings(molecules=300, epochs=1, steps=2, budgets=(5, 15), draws=2,
-                        trees=3),
+    tiny=GraphsSettings(molecules=300, epochs=1, bs=32, steps=2, budgets=(5, 15),
+                        draws=2, trees=3),
     quick=GraphsSettings(),
     medium=GraphsSettings(
         molecules=None, sets=('bbbp', 'tox21', 'sider'), layers=5, dim=48, k=5, r1=4,
@@ -499,7 +499,8 @@ def load_sets(
         more = without(zinc(cfg.molecules), held)
         return Sets('zinc, MoleculeNet', more, {
             name: replace(o, unlabelled=more) for name, o in sets.items()})
-    splits = load_splits(cfg, seed, data, smiles_col or 'smiles', label_col, pretrain_on)
+    splits = load_splits(cfg, seed, data, smiles_col or 'smiles', label_col,
+                         pretrain_on)
     check_labels(splits, cfg)
     return Sets(splits.mols.name, splits.unlabelled, {splits.mols.name: splits})
 

@@ -290,14 +290,16 @@ def best_accuracy(
 # %% ../../nbs/chapters/labels.ipynb #f5f58935
 @dataclass(frozen=True, kw_only=True)
 class LabelsSettings(Settings):
-    images: str = setting('digits', 'what is labelled', among=('digits', 'fashion_mnist'))
+    images: str = setting('digits', 'what is labelled',
+                          among=('digits', 'fashion_mnist'))
     animals: int = setting(12, 'training sets of animals', least=2)
     study_steps: int = setting(800, 'of training on animals', least=1)
     draws: int = setting(10, 'of labels at each budget, for the line', least=1)
     network_draws: int = setting(8, 'the same, for the network', least=1)
     width: int = setting(16, 'of the network', least=1)
     steps: int = setting(100, 'of its training', least=1)
-    budgets: tuple[int, ...] = setting((1, 2, 5, 10, 20, 50), 'labels per class', least=1)
+    budgets: tuple[int, ...] = setting((1, 2, 5, 10, 20, 50), 'labels per class',
+                                       least=1)
 
 
 MORE = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000
@@ -473,7 +475,7 @@ def measure(
 
 experiment = Experiment(
     name='labels', presets=PRESETS, load=load_images, measure=measure, shared=False,
-    doc='From how many labels on a network beats a line: on cats and dogs, and on images')
+    doc='From how many labels on a network beats a line: cats and dogs, and images')
 run, _ = experiment.functions()
 
 # %% ../../nbs/chapters/labels.ipynb #9dc9f849

@@ -82,7 +82,7 @@ class ScalingSettings(Settings):
 
 
 PRESETS = dict(
-    tiny=ScalingSettings(widths=(8, 16), steps=16, budgets=(5, 20), draws=2),
+    tiny=ScalingSettings(widths=(8, 12, 16), steps=16, budgets=(5, 20), draws=2),
     quick=ScalingSettings(),
     medium=ScalingSettings(
         texts='imdb', widths=(16, 32, 64, 128), shares=(1/256, 1/16, 1.),
@@ -154,7 +154,9 @@ class Curve(Callback):
         return masked_loss(self.model(seen, doc, where), target).item()
 
 # %% ../../nbs/chapters/scaling.ipynb #dee5dee1
-def make_encoder(width: int, cfg: ScalingSettings, tok: Tokenizer, seed: int = 0) -> TextEncoder:
+def make_encoder(
+    width: int, cfg: ScalingSettings, tok: Tokenizer, seed: int = 0
+) -> TextEncoder:
     "A network of this width, untrained"
     heads = max(1, width // (16 if width < 256 else 64))
     with local_seed(seed):

@@ -193,7 +193,8 @@ def pixel_methods(
          for p in PARTS}
     one = f['train'].new_tensor([[-1.], [1.]])  # pixels have one unit: deviation 1
     f['unlabelled'] = one.expand(2, f['train'].shape[1])
-    return [Method('raw+linear', probe_method(f, n)), Method('raw+knn', knn_method(f, n))]
+    return [Method('raw+linear', probe_method(f, n)),
+            Method('raw+knn', knn_method(f, n))]
 
 
 def frozen_methods(

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import platform
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, fields
@@ -86,6 +87,7 @@ class Report:
     method: str = ''  # named beforehand: whose labels saved are told; '': none
     headline: dict  # name -> number, or a number in words
     tables: dict = field(default_factory=dict)  # name -> rows: what else was measured
+    shown: str = ''  # all of it as text, for `replearn show`
     folder: Path | None = None  # where report.json, figure.png and the rest lie
 
     @property
@@ -124,7 +126,9 @@ def sentences(
     "What a report found: the labels saved, then its headline numbers"
     said, saving = [], report.saving
     if saving is not None:
-        axis = report.axis if saving.budget > 1 else report.axis.replace('labels', 'label')
+        axis = report.axis
+        if saving.budget == 1:  # frame, label per class
+            axis = re.sub(r's\b', '', axis, count=1)
         said.append(
             f'With {saving.budget} {axis} {saving.method} reaches {saving.score:.3f} '
             f'{f"{report.metric} {report.unit}".strip()}; '
@@ -188,11 +192,17 @@ def show(
 
 # %% ../../nbs/transfer/report.ipynb #d30523a5
 @patch
+def text(self: Report, width: int = 100) -> str:
+    "What `show` prints, without colours"
+    with io.StringIO() as file:
+        self.show(Console(file=file, width=width, color_system=None,
+                          force_jupyter=False))
+        return file.getvalue()
+
+
+@patch
 def __repr__(self: Report):
-    with io.StringIO() as text:
-        plain = dict(width=100, color_system=None, force_jupyter=False)
-        self.show(Console(file=text, **plain))
-        return text.getvalue()
+    return self.text()
 
 # %% ../../nbs/transfer/report.ipynb #38f33d17
 @patch
@@ -243,11 +253,13 @@ def save(
 ) -> Path:  # report.json
     "Write `figure.png` and `report.json`, each in one step"
     data = {k: v for k, v in asdict(self).items() if k != 'folder'}
-    data['tables'] = {name: [{k: None if v != v else v for k, v in row.items()}
-                             for row in rows] for name, rows in self.tables.items()}
+    data['tables'] = {name: [
+        {k: None if v != v else v for k, v in row.items()} if isinstance(row, dict)
+        else row for row in rows] for name, rows in self.tables.items()}
     data = json.loads(json.dumps(data, default=lambda o: o.item()))  # plain numbers
     path = Path(folder)/'report.json'
     check_report(data, str(path))
+    self.shown = data['shown'] = self.text(79)
     with atomic_path(path.with_name('figure.png')) as tmp:
         (figure or self.figure()).savefig(tmp, dpi=150)
     write_json(path, data)
