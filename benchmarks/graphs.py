@@ -2,27 +2,16 @@
 
     python benchmarks/graphs.py speed [--bs 256] [--out RESULT.json]
     python benchmarks/graphs.py features [--out RESULT.json]
-    python benchmarks/graphs.py moleculenet FOLDER [--out RESULT.json]
 
 Speed: attribute masking with the paper's GIN (5 layers of 300) in float32; the peer is
 the same network of PyG's message passing with PyG's DataLoader, a mask drawn for each
 molecule. In turns in one process; and the floor: forward, backward and step alone, on a
-batch that stays. Features: SMILES to graphs, beside a plain loop. MoleculeNet: what
-the `full` preset measures, with a narrow network (and no dropout in fine-tuning, which
-was no better on validation data) and short training, a process for each core, so that
-two cores are enough for it; what stands in FOLDER is not done again.
+batch that stays. Features: SMILES to graphs, beside a plain loop.
 """
-import json
 import os
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from common import Device, Out, app, compare, train_on, write
@@ -33,28 +22,18 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops
 
-from replearn_nb.core import (
-    ReplearnError,
-    get_device,
-    local_seed,
-    tensor_dls,
-    write_json,
-)
+from replearn_nb.core import get_device, local_seed, tensor_dls
 from replearn_nb.data.molecules import (
     BONDS,
     CHIRALITIES,
     DIRECTIONS,
     assemble,
-    moleculenet,
     read_graphs,
     to_pyg,
-    zinc,
 )
 from replearn_nb.encoders.gin import gin
 from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.graphs import attrmask_learner
-from replearn_nb.recipes import graphs as recipe
-from replearn_nb.representation import Representation
 
 class PeerConv(MessagePassing):
     "The paper's layer with PyG: a message is a neighbour's state plus the bond's"
@@ -224,74 +203,6 @@ def features(n: int = 8000, rounds: int = 3, out: Out = None):
                              ours_cached=lambda: read(kept)), rounds, 'molecules')
     write(out, started, 'cpu', ['rdkit', 'torch_geometric'], molecules=n,
           benchmark='graphs features', **facts)
-
-
-def unlabelled():
-    "ZINC without the validation and test molecules of any of the sets"
-    held = [s for name in recipe.MEASURED
-            for s in recipe.split_molecules(moleculenet(name)).held]
-    return recipe.without(zinc(), held)
-
-
-def pretrain_some(cfg, folder, more, pretexts):
-    "Pre-train with some pretexts, on one thread; a representation for each"
-    torch.set_num_threads(1)
-    if not all((folder/name).exists() for name in pretexts):
-        reps, _ = recipe.pretrain_all(
-            more, cfg | dict(pretexts=pretexts), torch.device('cpu'),
-            folder=folder/f'checkpoints-{pretexts[0]}')
-        for name, rep in reps.items():
-            rep.save(folder/name)
-
-
-def score_set(cfg, folder, more, name):
-    "Fine-tune and score all methods on a data set, one thread"
-    torch.set_num_threads(1)
-    reps = {p: Representation.load(folder/p) for p in cfg['pretexts']}
-    splits = replace(recipe.split_molecules(moleculenet(name)), unlabelled=more)
-    methods = recipe.plain_methods(splits, cfg) | recipe.network_methods(
-        splits, reps, cfg, torch.device('cpu'))
-    if name == 'toxcast':
-        del methods['fingerprint+forest']  # 617 of them take longer than the networks
-    df, _ = recipe.score_methods(splits, methods, cfg, torch.device('cpu'),
-                                 folder/f'{name}.csv')
-    return df.assign(task=name)
-
-
-def begin(folder, cfg):
-    "When FOLDER was begun, by the clock; refuses to resume with other settings"
-    same, file = {k: v for k, v in cfg.items() if k != 'draws'}, folder/'settings.json'
-    folder.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        write_json(file, dict(began=time.time(), **same))
-    began = json.loads(file.read_text())
-    if began != json.loads(json.dumps(dict(began=began['began'], **same))):
-        raise ReplearnError(f'{folder} was begun with other settings: name another')
-    return time.perf_counter() - (time.time() - began['began'])
-
-
-@app.command('moleculenet')
-def measure(
-    folder: Path, dim: int = 64, epochs: int = 10, tune_epochs: int = 20,
-    draws: int = 10, out: Out = None,
-):
-    "ROC-AUC on four sets of MoleculeNet, with and without pre-training on ZINC"
-    cfg = recipe.settings('full', dim=dim, epochs=epochs, tune_epochs=tune_epochs,
-                          draws=draws, forest=50, jobs=1, dropout=0.)
-    started = begin(folder, cfg)
-    more = unlabelled()
-    with ProcessPoolExecutor(os.cpu_count(), get_context('spawn')) as pool:
-        list(pool.map(partial(pretrain_some, cfg, folder, more),
-                      [('attrmask', 'supervised'), ('context', 'supervised+context')]))
-        found = pd.concat(pool.map(  # the largest first
-            partial(score_set, cfg, folder, more),
-            ('toxcast', 'tox21', 'bbbp', 'sider')))
-    scores, headline = recipe.compare_sets(
-        found, f'{cfg["pretexts"][-1]}+finetune', folder)
-    write(out, started, 'cpu', ['rdkit'], benchmark='graphs moleculenet', settings=cfg,
-          unlabelled=len(more), headline=headline,
-          changes=pd.read_csv(folder/'changes.csv').round(4).to_dict('records'),
-          scores=scores.round(5).to_dict('records'))
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ process; and the floor: forward, backward and step alone, on a batch that stays.
 """
 import os
 import time
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from replearn_nb.encoders.convnets import resnet18
 from replearn_nb.pretext.base import pretrain
 from replearn_nb.pretext.optim import LARS
 from replearn_nb.pretext.simclr import projection_head, simclr_learner
-from replearn_nb.recipes.simclr import run, settings
+from replearn_nb.recipes.simclr import PRESETS, run
 from replearn_nb.representation import Representation
 from replearn_nb.transfer.probes import LinearProbe, knn_accuracy
 
@@ -133,8 +134,8 @@ def accuracy(
 ):
     "CIFAR-10 at `full`: k-NN and linear accuracy; and lightly's k-NN on the same files"
     started, device = time.perf_counter(), get_device(device)
-    report = run('full', folder, epochs=epochs, device=str(device))
-    splits, cfg = cifar10(), settings('full', epochs=epochs)
+    report = run('full', out=folder, epochs=epochs, device=str(device))
+    splits, cfg = cifar10(), replace(PRESETS['full'], epochs=epochs)
     (x, _), (train_x, train_y), (test_x, test_y) = map(
         splits.part, ('unlabelled', 'train', 'test'))
     rep = Representation.load(report.folder/'representation')
@@ -145,10 +146,10 @@ def accuracy(
         ours=report.headline | dict(
             knn_all_labels=round(knn_accuracy(f, train_y, q, test_y), 4),
             linear_all_labels=round(linear.float().mean().item(), 4)),
-        seconds=report.seconds, epochs=epochs, settings=cfg)
+        seconds=report.seconds, epochs=epochs, settings=asdict(cfg))
     if peer_epochs:
         begin = time.perf_counter()
-        train, encoder = peer(x, cfg['bs'], device, cfg['precision'], peer_epochs)
+        train, encoder = peer(x, cfg.bs, device, cfg.precision, peer_epochs)
         train()
         seconds = time.perf_counter() - begin
         encoder.eval()
