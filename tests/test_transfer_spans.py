@@ -217,8 +217,8 @@ def test_a_frozen_encoder_stays_as_it_was(splits, tok):
     m = finetune(encoder, SpanHead(pre), train, **options)
     assert all(torch.equal(encoder.state_dict()[k], v) for k, v in before.items())
     first = [q.context[:9] for q in splits.part('test')]
-    df = label_efficiency(question_task(splits), [Method('first', lambda rows, y, seed: first)],
-                          [4], 2, progress=False)
+    method = Method('first', lambda rows, y, seed: first)
+    df = label_efficiency(question_task(splits), [method], [4], 2, progress=False)
     assert 0 <= df.score.min()
 
 

@@ -168,7 +168,8 @@ def test_in_a_figure_over_sentences(splits):
     def table(labelled, tags, seed):
         return Gazetteer.fit([words[0][i] for i in labelled], tags).predict(words[1])
 
-    df = label_efficiency(task, [Method('words+gazetteer', table)], [5, 50], 2, progress=False)
+    method = Method('words+gazetteer', table)
+    df = label_efficiency(task, [method], [5, 50], 2, progress=False)
     assert np.isfinite(df.score).all() and len(df) == 4
 
 
