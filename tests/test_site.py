@@ -1,5 +1,4 @@
 "The site builds without a warning, its links hold, and no page loads anything remote"
-import importlib.util
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+from documents import script
 from nbdev.config import get_config
 
 root = Path(__file__).resolve().parents[1]
@@ -116,9 +116,7 @@ def test_results_page_says_what_is_missing(built_site):
 
 
 def test_results_names_what_no_file_says():
-    spec = importlib.util.spec_from_file_location('results', root/'docs'/'results.py')
-    results = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(results)
+    results = script('results')
     files = {'a.json': {'x': {'y': .12345}}}
     assert results.found(['a.json', 'x', 'y'], files) == '0.1235'
     assert results.found(['b.json', 'x', 'y'], files) == results.MISSING
