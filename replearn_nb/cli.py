@@ -380,6 +380,5 @@ def _right_options(e) -> str:
     return f'{says}: choose {", ".join(known or ["--help"])}'
 
 # %% ../nbs/cli.ipynb #edb060f1
-#| eval: false
-if __name__ == '__main__':
+if __name__ == '__main__' and __package__:  # not in a notebook
     main()

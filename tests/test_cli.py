@@ -1,5 +1,5 @@
 "The command: what it writes, what it says of wrong input, what an interruption leaves"
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -11,13 +11,13 @@ import sys
 import time
 import types
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from documents import script
 from PIL import Image
 
 from replearn_nb import cli, core
@@ -507,11 +507,7 @@ def test_help_takes_about_as_long_as_any_help_of_typer():
 
 def test_the_table_of_options_is_up_to_date():
     "If not: python docs/options.py"
-    path = Path(__file__).parents[1]/'docs'/'options.py'
-    spec = importlib.util.spec_from_file_location('docs_options', path)
-    options = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(options)
-    assert cli.OPTIONS.read_text() == options.table()
+    assert cli.OPTIONS.read_text() == script('options').table()
     for c in filter(lambda c: c.recipe, BOOK):
         run = importlib.import_module(f'replearn_nb.recipes.{c.name}').run
         assert cli.recipe_options(c.name) == (cli.options_of(run), run.__doc__)

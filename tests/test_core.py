@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.callback import progress  # noqa: F401 (it extends Learner)
 from fastai.learner import Learner
 from filelock import FileLock
 from torch import nn

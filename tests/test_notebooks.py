@@ -1,5 +1,4 @@
 "Every notebook runs, is clean, and matches the exported modules; so does the README"
-import importlib.util
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from documents import script
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb as run_nb
@@ -25,9 +25,13 @@ every_notebook = pytest.mark.parametrize(
     'nb', nbs, ids=[p.relative_to(cfg.nbs_path).as_posix() for p in nbs])
 
 
-@every_notebook
+@pytest.mark.parametrize('nb', [pytest.param(
+    p, marks=pytest.mark.xdist_group(f'runs {p.stem}')) for p in nbs],
+    ids=[p.relative_to(cfg.nbs_path).as_posix() for p in nbs])
 def test_runs(nb, capfd, monkeypatch):
+    "Every cell but claims, at the tiny size"
     monkeypatch.setenv('IN_TEST', '1')  # set, and unset afterwards
+    monkeypatch.setenv('REPLEARN_PRESET', 'tiny')
     matplotlib.use('agg')
     with torch.random.fork_rng(devices=[]):
         force = os.environ.get('NB_FLAGS', '').split()
@@ -66,20 +70,12 @@ def test_modules_match(fresh):
     assert not diff, f'run nbdev_export; these differ: {diff}'
 
 
-def script(name):
-    "A script of docs/, as a module"
-    spec = importlib.util.spec_from_file_location(name, root/'docs'/f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @every_notebook
 def test_outputs_belong_to_the_code(nb):
-    "Outputs were stored by docs/execute.py, and no code cell has changed since"
-    content = json.loads(nb.read_text())
-    stored = content['metadata'].get('executed', {}).get('code')
-    assert stored == script('execute').fingerprint(content), (
+    """Outputs were stored by docs/execute.py, and no code cell has changed since
+
+    Where modules have changed that a notebook imports, the summary lists it."""
+    assert script('execute').stale(nb) != 'its code', (
         f'run python docs/execute.py {nb.relative_to(root)}')
 
 
@@ -93,6 +89,45 @@ def test_fingerprint_is_of_the_code_alone():
     code = next(c for c in nb['cells'] if c['cell_type'] == 'code')
     code['source'] = [*code['source'], '\n1']
     assert fingerprint(nb) != before
+
+
+def test_fingerprint_of_modules_follows_imports(tmp_path, monkeypatch):
+    "Through modules and packages, past docstrings and comments, and no farther"
+    execute = script('execute')
+    monkeypatch.setattr(execute, 'root', tmp_path)
+    (tmp_path/'replearn_nb'/'data').mkdir(parents=True)
+
+    def write(name, text):
+        (tmp_path/'replearn_nb'/f'{name}.py').write_text(text)
+
+    write('a', 'def f():\n    "What it does"\n    return 1  # one\n')
+    write('data/b', 'def g():\n    from .. import a\n    return a.f()\n')
+    write('c', 'x = 1')
+    nb = dict(cells=[dict(cell_type='code', source=[
+        '%matplotlib inline\n', 'from replearn_nb.data import b'])])
+    before = execute.modules_fingerprint(nb)
+    write('a', '"A module"\n\n\ndef f():\n    return 1')
+    write('c', 'x = 2')
+    assert execute.modules_fingerprint(nb) == before
+    write('a', 'def f():\n    return 2')
+    assert execute.modules_fingerprint(nb) != before
+
+
+CHAPTER_FILES = [p for p in nbs if p.parent.name == 'chapters' and p.stem != 'book']
+
+
+@pytest.mark.claims
+@pytest.mark.xdist_group('claims')  # one at a time: each may use all cores
+@pytest.mark.parametrize('nb', CHAPTER_FILES, ids=lambda p: p.stem)
+def test_claims(nb, pytestconfig, monkeypatch):
+    "At full quick size with all assertions about numbers, stored outputs untouched"
+    execute = script('execute')
+    if pytestconfig.getoption('claims') != 'all' and not execute.stale(nb):
+        pytest.skip('neither its code nor its modules changed since it was executed')
+    for name in os.environ:
+        if name == 'REPLEARN_PRESET' or name.endswith('_NUM_THREADS'):
+            monkeypatch.delenv(name)
+    execute.run(nb)
 
 
 @every_notebook

@@ -24,8 +24,17 @@ from replearn_nb.transfer.report import SCORE, Report
 NAMES = [c.name for c in BOOK if c.recipe]
 LEARN = [name for name in NAMES
          if import_module(f'replearn_nb.recipes.{name}').experiment.learn]
-every_recipe = pytest.mark.parametrize('name', NAMES)
-every_training = pytest.mark.parametrize('name', LEARN)
+
+
+def parametrize(name, values):
+    "One process tests all of a recipe, since the tests share a run of it"
+    return pytest.mark.parametrize(name, [pytest.param(
+        v, marks=pytest.mark.xdist_group(f'recipe {getattr(v, "name", v)}'),
+        id=getattr(v, 'name', v)) for v in values])
+
+
+every_recipe = parametrize('name', NAMES)
+every_training = parametrize('name', LEARN)
 
 
 def recipe(name):
@@ -176,7 +185,7 @@ def test_a_finished_run_is_not_overwritten(name, whole):
     assert 'holds a finished run' in refused(recipe(name).run, 'tiny', out=whole(name))
 
 
-@pytest.mark.parametrize('chapter', [c for c in BOOK if c.scores], ids=lambda c: c.name)
+@parametrize('chapter', [c for c in BOOK if c.scores])
 def test_a_saved_representation_is_scored_on_its_own_test_set(
         chapter, whole, tmp_path, capfd):
     "Though another split is asked for: what pre-training saw is not tested on"

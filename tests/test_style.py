@@ -1,13 +1,14 @@
 "The shape of the house: imports run down the table, cells are small, lines are short"
-import ast
 import json
 import re
 from pathlib import Path
 
 import pytest
+from documents import script
 
 root = Path(__file__).resolve().parents[1]
 package = root/'replearn_nb'
+imports = script('execute').imports_of  # {'data.images'}
 
 # What each may import, by DESIGN's table; a package may also import within itself
 ABOVE = dict(core=[])
@@ -22,20 +23,6 @@ SHARED = {'pretext': {'base', 'views', 'optim'}, 'recipes': {'book'}}  # by sibl
 def modules():
     files = sorted(package.rglob('*.py'))
     return [p for p in files if p.name not in ('__init__.py', '_modidx.py')]
-
-
-def imports(path: Path) -> set[str]:
-    "The package's own modules that a module imports, e.g. {'data.images'}"
-    here = ('replearn_nb', *path.relative_to(package).with_suffix('').parts)
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            base = here[:-node.level] if node.level else ()
-            found.add('.'.join([*base, *([node.module] if node.module else [])]))
-        elif isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-    ours = 'replearn_nb.'
-    return {m.removeprefix(ours) for m in found if m.startswith(ours)}
 
 
 @pytest.mark.parametrize('path', modules(), ids=lambda p: str(p.relative_to(package)))

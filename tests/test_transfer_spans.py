@@ -10,7 +10,7 @@ from replearn_nb.data.questions import Question, invented_questions
 from replearn_nb.data.text import TextPreprocessing, WordPieces, train_sentencepieces
 from replearn_nb.encoders.transformer import bert, cramming
 from replearn_nb.transfer.finetune import Network, finetune
-from replearn_nb.transfer.labels import label_efficiency
+from replearn_nb.transfer.labels import Method, label_efficiency
 from replearn_nb.transfer.spans import (
     Answer,
     SpanHead,
@@ -217,8 +217,8 @@ def test_a_frozen_encoder_stays_as_it_was(splits, tok):
     m = finetune(encoder, SpanHead(pre), train, **options)
     assert all(torch.equal(encoder.state_dict()[k], v) for k, v in before.items())
     first = [q.context[:9] for q in splits.part('test')]
-    df = label_efficiency(question_task(splits), {'first': lambda rows, y, seed: first},
-                          [4], 2, progress=False)
+    method = Method('first', lambda rows, y, seed: first)
+    df = label_efficiency(question_task(splits), [method], [4], 2, progress=False)
     assert 0 <= df.score.min()
 
 

@@ -13,7 +13,7 @@ from replearn_nb.data.text import TextPreprocessing, WordPieces, train_sentencep
 from replearn_nb.encoders.transformer import bert, cramming  # noqa: E402
 from replearn_nb.pretext.masked_lm import IGNORE  # noqa: E402
 from replearn_nb.transfer.finetune import finetune  # noqa: E402
-from replearn_nb.transfer.labels import label_efficiency  # noqa: E402
+from replearn_nb.transfer.labels import Method, label_efficiency  # noqa: E402
 from replearn_nb.transfer.tokens import (  # noqa: E402
     Gazetteer,
     TokenHead,
@@ -168,7 +168,8 @@ def test_in_a_figure_over_sentences(splits):
     def table(labelled, tags, seed):
         return Gazetteer.fit([words[0][i] for i in labelled], tags).predict(words[1])
 
-    df = label_efficiency(task, {'words+gazetteer': table}, [5, 50], 2, progress=False)
+    method = Method('words+gazetteer', table)
+    df = label_efficiency(task, [method], [5, 50], 2, progress=False)
     assert np.isfinite(df.score).all() and len(df) == 4
 
 

@@ -25,7 +25,7 @@ from ..data.splits import Splits
 from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
 from .finetune import Network, TextHead, outputs
-from .labels import LabelTask, draw_rows
+from .labels import LabelTask, Metric, draw_rows
 
 # %% ../../nbs/transfer/spans.ipynb #bf1a820a
 def normalise_answer(
@@ -82,7 +82,7 @@ def question_task(
 ) -> LabelTask:
     "Answers from few labelled questions, for `label_efficiency`"
     golds = [[q.golds for q in splits.part(p)] for p in ('train', 'test')]
-    return LabelTask(*golds, mean_f1, 'answer F1', draw_rows)
+    return LabelTask(*golds, Metric('answer F1', mean_f1), draw_rows)
 
 # %% ../../nbs/transfer/spans.ipynb #50a1ba58
 @dataclass

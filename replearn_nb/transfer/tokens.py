@@ -23,7 +23,7 @@ from ..data.text import TextPreprocessing
 from ..encoders.transformer import TextEncoder
 from ..pretext.masked_lm import IGNORE
 from .finetune import Network, TextHead, check_longest, outputs
-from .labels import LabelTask, draw_rows
+from .labels import LabelTask, Metric, draw_rows
 from .probes import LinearProbe
 
 # %% ../../nbs/transfer/tokens.ipynb #fabb75c6
@@ -87,7 +87,7 @@ def entity_task(
 ) -> LabelTask:
     "Names from few labelled sentences, for `label_efficiency`"
     labels = [splits.part(p)[1] for p in ('train', 'test')]
-    return LabelTask(*labels, entity_f1, 'entity F1', draw_sentences)
+    return LabelTask(*labels, Metric('entity F1', entity_f1), draw_sentences)
 
 # %% ../../nbs/transfer/tokens.ipynb #2ae38541
 @dataclass
