@@ -165,7 +165,7 @@ def test_a_training_with_two_optimisers_and_a_measure_that_counts_errors(tmp_pat
     report = run('quick', out=tmp_path/'duel', seeds=2)
     assert (report.axis, report.metric, report.unit) == ('frames', 'distance', 'steps')
     assert not report.higher_is_better and report.saving.needed == np.inf
-    assert 'With 1 frames duel reaches' in report.text(200)
+    assert 'With 1 frame duel reaches' in report.text(200)
     assert 'distance steps; any method without pre-training needs more' in (
         report.text(200))
     again = Report.load(tmp_path/'duel')
