@@ -12,7 +12,8 @@ imports = script('execute').imports_of  # {'data.images'}
 
 # What each may import, by DESIGN's table; a package may also import within itself
 ABOVE = dict(core=[])
-for name in 'data encoders pretext representation transfer experiment recipes cli'.split():
+for name in ('data encoders pretext representation transfer experiment recipes '
+             'cli').split():
     ABOVE[name] = [*ABOVE, name]
 ABOVE['encoders'] = ['core', 'encoders']
 ABOVE['cli'] = list(ABOVE)
