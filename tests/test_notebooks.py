@@ -174,9 +174,9 @@ def test_chapter(name):
     text = [''.join(c['source']) for c in nb['cells']]
     chapter = next(c for c in BOOK if c.name == name)
     assert text[0].startswith(f'# {chapter.title}\n')
-    assert any(f"preset = choose_preset('{name}')" in t for t in text)
+    assert any(f"size, full = choose_preset('{name}')" in t for t in text)
     full = [t for t in text if re.search(r"(?<!def )\brun\('full'", t)]
-    assert full and all(t.startswith("if preset == 'full':") for t in full)
+    assert full and all(t.startswith('if full:') for t in full)
     exercises = '\n'.join(text).split('## Exercises')[1]
     assert 3 <= len(re.findall(r'^\*\*\d\.\*\*', exercises, re.M)) <= 5
     solutions = [c for c in nb['cells'] if 'hide-cell' in c['metadata'].get('tags', [])]
