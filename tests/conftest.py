@@ -79,14 +79,6 @@ def built_site(tmp_path_factory, worker_id):
     return root/'_site'
 
 
-@pytest.fixture(scope='module')
-def one_process():
-    "Nothing is trained in other processes, where what a test has replaced is not"
-    from replearn_nb.core import one_thread
-    with one_thread():
-        yield
-
-
 @pytest.fixture
 def stop_at(monkeypatch):
     "Interrupt when a function of a module is called the n-th time; gives the calls"

@@ -30,7 +30,6 @@ SMALL = replace(recipe.PRESETS['tiny'], width=32, hidden=64, vocab_size=120, max
                 epochs=3, bs=16, read=32, steps=8, budgets=(2, 5, 500), draws=2)
 TOPICS = dict(sea='wave salt fish boat tide', wood='tree leaf deer moss path')
 METHODS = ['tfidf+linear', 'scratch', 'random+linear', 'bert+linear', 'bert+finetune']
-pytestmark = pytest.mark.usefixtures('one_process')
 
 
 def reviews(n=80, seed=0):

@@ -28,7 +28,6 @@ SHORT = replace(
 SETS = 'bbbp', 'tox21', 'sider', 'toxcast'
 SEVERAL = replace(SHORT, molecules=None, sets=SETS, tune_epochs=1, way='finetune')
 CPU = torch.device('cpu')
-pytestmark = pytest.mark.usefixtures('one_process')
 run, transfer = replace(graphs.experiment, presets=dict(
     quick=SHORT, several=SEVERAL)).functions()
 

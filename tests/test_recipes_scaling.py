@@ -23,7 +23,6 @@ from replearn_nb.recipes.scaling import (
 )
 
 CPU = torch.device('cpu')
-pytestmark = pytest.mark.usefixtures('one_process')
 
 
 @pytest.fixture(scope='module')
