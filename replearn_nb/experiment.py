@@ -450,7 +450,8 @@ def functions(
     transfer.__signature__ = inspect.Signature(
         [inspect.Parameter('rep', inspect.Parameter.POSITIONAL_OR_KEYWORD,
                            annotation=Representation),
-         *_asked(self, self.reading), OUT, SEED, DEVICE])
+         *(p.replace(default=p.empty) if p.name == 'data' else p  # nobody's by chance
+           for p in _asked(self, self.reading)), OUT, SEED, DEVICE])
     run.__doc__ = self.doc
     transfer.__doc__ = 'Score a saved representation on labelled data'
     return run, transfer

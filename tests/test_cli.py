@@ -269,6 +269,15 @@ def test_transfer(replearn, rep, photos, tmp_path):
         'raw+linear', 'raw+knn', 'random+linear', 'simclr+knn', 'simclr+linear'}
 
 
+def test_transfer_scores_no_data_that_nobody_named(
+        replearn, rep, tmp_path, monkeypatch):
+    "A preset has data of its own; a saved representation is scored on what is asked"
+    monkeypatch.chdir(tmp_path)
+    code, _, err = replearn('transfer', rep)
+    assert code == 2 and "Missing option '--data'" in err
+    assert not (tmp_path/'runs').exists()
+
+
 def sentence(err):
     "What was said, if it is one line, after lines of progress"
     lines = [o for o in err.splitlines() if not re.match(r'[\w -]+: \d+/\d+', o)]
